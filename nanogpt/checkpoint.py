@@ -1,0 +1,152 @@
+"""检查点文件：原子地写，查过再用，从不运行其中的代码。
+
+`nanogpt.train` 写与续训，`nanogpt.sample` 读。文件是 nanoGPT 也能读的 `torch.save` 字典；
+本项目多出的键（随机数、数据位置、分词器等）nanoGPT 会忽略。字段见 `docs/checkpoint.md`。
+"""
+
+import errno
+import shutil
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanogpt.errors import BadInput, OutOfResources
+from nanogpt.i18n import _
+from nanogpt.model import GPTConfig
+from nanogpt.rundir import atomic_file
+
+# nanoGPT 的 `GPTConfig` 只认这七项；其余的放进 `model_args_extra`，它才能照样读我们的文件。
+NANOGPT_MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
+# 这些决定参数的形状，续训时不能变
+SHAPE_KEYS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size")
+
+
+def split_model_args(config: GPTConfig) -> dict[str, dict[str, Any]]:
+    """网络的形状分成 nanoGPT 认得的与不认得的两张表。"""
+    args = asdict(config)
+    return {"model_args": {key: args.pop(key) for key in NANOGPT_MODEL_ARGS}, "model_args_extra": args}
+
+
+def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> int:
+    """写下检查点并落盘，返回字节数；任何时刻断电或被杀，`path` 要么是旧的要么是新的。
+
+    磁盘满、写不进去时抛出 `OutOfResources`，`path` 不变。
+    """
+    try:
+        with atomic_file(path) as file:
+            torch.save(checkpoint, file)
+            return file.tell()
+    except (OSError, RuntimeError) as error:
+        # torch 的写者会把 Python 的写错误包成 RuntimeError
+        cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__ or error
+        number = getattr(cause, "errno", None)
+        if not isinstance(error, OSError) and not isinstance(cause, OSError) and "write" not in str(error):
+            raise
+        need = sum(t.numel() * t.element_size() for t in checkpoint["model"].values()) * 3
+        have = shutil.disk_usage(path.parent).free
+        why = _("disk full") if number in (errno.ENOSPC, errno.EDQUOT) else getattr(cause, "strerror", None) or str(error)
+        raise OutOfResources(
+            "checkpoint_failed", _("cannot save the checkpoint: {why}").format(why=why), str(path),
+            _("it needs about {need} MiB, {have} MiB are free; the earlier checkpoint is whole").format(
+                need=need >> 20, have=have >> 20)) from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """读入并查过的检查点，张量在 CPU 上；缺失、损坏、不是检查点时抛出 `BadInput`。
+
+    `torch.load` 不查 CRC，一位翻转会悄悄读成别的数，所以先逐条核对。
+    """
+    if not path.is_file():
+        others = sorted(p.name for p in path.parent.glob("ckpt*.pt"))
+        hint = _("here are: {names}").format(names=", ".join(others)) if others else _("train first, or fix --out_dir")
+        raise BadInput("no_checkpoint", _("there is no checkpoint {name}").format(name=path.name), str(path), hint)
+    damage = _damage(path)
+    if damage:
+        raise _refused(path, damage)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        _check_structure(checkpoint)
+    except BadInput:
+        raise
+    # 外来文件能让反序列化抛出任何异常，都只说明它不能用
+    except Exception as error:
+        raise _refused(path, " ".join(str(error).split())[:120] or type(error).__name__) from error
+    return checkpoint
+
+
+def _damage(path: Path) -> str:
+    """容器哪里坏了；完好则为空。"""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
+                return _("it holds compressed records, which torch.save never writes")
+            bad = archive.testzip()
+            return _("the CRC of {record} does not match").format(record=bad) if bad else ""
+    except OSError as error:
+        return error.strerror or str(error)
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        return _("not a whole file: {why}").format(why=error)
+
+
+def _refused(path: Path, why: str) -> BadInput:
+    """说清为什么不用这一份，并指出同一目录里完好的另一份。"""
+    others = [p for p in sorted(path.parent.glob("ckpt*.pt"), key=lambda p: -p.stat().st_mtime) if p != path]
+    good = next((p.name for p in others if not _damage(p)), None)
+    hint = (_("{good} beside it is whole: copy it to {name}").format(good=good, name=path.name) if good
+            else _("restore it from a copy, or train again"))
+    return BadInput("bad_checkpoint", _("cannot use this checkpoint: {why}").format(why=why), str(path), hint)
+
+
+def _check_structure(checkpoint: Any) -> None:
+    """类型与形状都对得上才算数：在按 `model_args` 建模型之前，先与张量本身核对。"""
+    if not isinstance(checkpoint, dict):
+        raise ValueError(_("it is not a checkpoint of a GPT"))
+    model, args = checkpoint.get("model"), checkpoint.get("model_args")
+    if not isinstance(model, dict) or not isinstance(args, dict) \
+            or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in model.items()):
+        raise ValueError(_("it is not a checkpoint of a GPT"))
+    # torch.compile 过的模型存下来带着这个前缀
+    checkpoint["model"] = model = {k.removeprefix("_orig_mod."): v for k, v in model.items()}
+    shapes = _shapes(model)
+    for key, found in shapes.items():
+        if args.get(key) != found or type(args[key]) is not type(found):
+            raise ValueError(_("model_args says {key}={said}, but the weights have {found}").format(
+                key=key, said=repr(args.get(key))[:40], found=found))
+    heads, dropout = args.get("n_head"), args.get("dropout", 0.0)
+    if type(heads) is not int or heads < 1 or shapes["n_embd"] % heads:
+        raise ValueError(_("n_head={n} does not fit the weights").format(n=repr(heads)[:40]))
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise ValueError(_("dropout={n} is not legal").format(n=repr(dropout)[:40]))
+    if type(checkpoint.get("iter_num", 0)) is not int or checkpoint.get("iter_num", 0) < 0:
+        raise ValueError(_("iter_num is not a whole number"))
+    checkpoint["best_val_loss"] = float(checkpoint.get("best_val_loss", 1e9))
+    extra = checkpoint.setdefault("model_args_extra", {})
+    if not isinstance(extra, dict) or set(extra) - set(asdict(GPTConfig())):
+        raise ValueError(_("it was made by a newer version"))
+
+
+def _shapes(model: dict[str, Tensor]) -> dict[str, Any]:
+    """由张量读出的形状。"""
+    vocab_size, n_embd = model["transformer.wte.weight"].shape
+    layers = {name.split(".")[2] for name in model if name.startswith("transformer.h.")}
+    return {"n_layer": len(layers), "n_embd": n_embd, "vocab_size": vocab_size,
+            "block_size": model["transformer.wpe.weight"].shape[0], "bias": "transformer.ln_f.bias" in model}
+
+
+def model_config(checkpoint: dict[str, Any], **overrides: Any) -> GPTConfig:
+    """检查点里的网络形状；`overrides` 用于不改变形状的项，如 `dropout`。"""
+    args = {key: checkpoint["model_args"][key] for key in NANOGPT_MODEL_ARGS if key in checkpoint["model_args"]}
+    return GPTConfig(**{**args, **checkpoint["model_args_extra"], **overrides})
+
+
+def check_resume_shape(checkpoint: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
+    """明说过的形状与检查点不同时拒绝，并列出每一处不同。"""
+    different = [f"{key}: {checkpoint['model_args'][key]} -> {wanted[key]}"
+                 for key in SHAPE_KEYS if key in wanted and wanted[key] != checkpoint["model_args"][key]]
+    if different:
+        raise BadInput("resume_shape", _("the checkpoint has another shape; saved -> asked: {table}").format(
+            table="; ".join(different)), where, _("leave these keys out, or start anew in another --out_dir"))

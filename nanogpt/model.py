@@ -1,0 +1,227 @@
+"""GPT：与 nanoGPT 同样的网络、初始化与参数名，从上到下一次读完。
+
+`nanogpt.train` 训练它，`nanogpt.sample` 用它生成，`nanogpt.checkpoint` 保存与载入它。
+形状里 B 是批，T 是序列长度，C 是 `n_embd`，nh 是头数，hs 是每头的宽度，V 是词表大小。
+
+出处：GPT-2（Radford 等，2019）、nanoGPT 的 `model.py`。
+"""
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass
+class GPTConfig:
+    """网络的形状。前七项与 nanoGPT 相同；其后的各项默认不改变数学。"""
+
+    block_size: int = 1024
+    vocab_size: int = 50304  # GPT-2 的 50257 补齐到 64 的倍数，矩阵乘法更快
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True        # True：Linear 与 LayerNorm 都有偏置，同 GPT-2；False：略好也略快
+    gelu_tanh: bool = False  # True：GELU 的 tanh 近似，OpenAI 的 GPT-2 权重是用它训练的
+
+
+class CausalSelfAttention(nn.Module):
+    """多头因果自注意力（Vaswani 等，2017），由 SDPA 选最快的核。"""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        # q、k、v 的投影合成一次矩阵乘法
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.resid_dropout = nn.Dropout(config.dropout)
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, C = x.size()
+        q, k, v = self.c_attn(x).split(C, dim=2)
+        q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
+        k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=True)
+        y = y.transpose(1, 2).contiguous().view(B, T, C)
+        return self.resid_dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    """逐位置的两层前馈网络，中间宽 4C。"""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.gelu = nn.GELU(approximate="tanh" if config.gelu_tanh else "none")
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
+
+
+class Block(nn.Module):
+    """先归一化的残差块。"""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """整个模型。子模块的名字与次序决定检查点的键与初始化的随机数，都与 nanoGPT 一致。"""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict({
+            "wte": nn.Embedding(config.vocab_size, config.n_embd),
+            "wpe": nn.Embedding(config.block_size, config.n_embd),
+            "drop": nn.Dropout(config.dropout),
+            "h": nn.ModuleList([Block(config) for _ in range(config.n_layer)]),
+            "ln_f": nn.LayerNorm(config.n_embd, bias=config.bias),
+        })
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        # 输入与输出的嵌入共用一个矩阵（Press 与 Wolf，2017）
+        self.transformer["wte"].weight = self.lm_head.weight
+
+        self.apply(self._init_weights)
+        # 残差支路的输出层按深度缩小，使残差流的方差不随层数增长（GPT-2 论文 2.3 节）
+        for name, parameter in self.named_parameters():
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(parameter, mean=0.0, std=0.02 / math.sqrt(2 * config.n_layer))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, mean=0.0, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def get_num_params(self, non_embedding: bool = True) -> int:
+        """参数个数。默认不计位置嵌入；词嵌入也是输出层的权重，所以计入。"""
+        count = sum(p.numel() for p in self.parameters())
+        return count - self.transformer["wpe"].weight.numel() if non_embedding else count
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """`idx`、`targets`：(B, T) 的 int64，T 不超过 `block_size`；`targets` 为 -1 的位置不计损失。
+
+        返回（logits, loss）。给了 `targets` 时 logits 为 (B, T, V)，loss 是以 nat 计的平均交叉熵；
+        否则 logits 只有最后一个位置，(B, 1, V)，loss 为 None。
+        """
+        T = idx.size(1)
+        if T > self.config.block_size:
+            raise ValueError(f"sequence of length {T} is longer than block_size {self.config.block_size}")
+        positions = torch.arange(T, dtype=torch.long, device=idx.device)
+        x = self.transformer["wte"](idx) + self.transformer["wpe"](positions)  # (B, T, C)
+        x = self.transformer["drop"](x)
+        for block in self.transformer["h"]:
+            x = block(x)
+        x = self.transformer["ln_f"](x)
+        if targets is None:
+            return self.lm_head(x[:, [-1], :]), None
+        logits = self.lm_head(x)
+        loss = F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1), ignore_index=-1)
+        return logits, loss
+
+    def crop_block_size(self, block_size: int) -> None:
+        """把上下文缩短到 `block_size`，例如拿 1024 的 GPT-2 当起点做更小的模型。"""
+        if block_size > self.config.block_size:
+            raise ValueError(f"cannot crop block_size {self.config.block_size} to the larger {block_size}")
+        self.config.block_size = block_size
+        wpe = self.transformer["wpe"]
+        wpe.weight = nn.Parameter(wpe.weight[:block_size])
+        wpe.num_embeddings = block_size
+
+    @classmethod
+    def from_pretrained(cls, model_type: str, override_args: dict[str, Any] | None = None) -> "GPT":
+        """载入 GPT-2 权重：`gpt2` 等四个名字，或一个本地的 Hugging Face 目录。只有 `dropout` 可以改。
+
+        没有 `transformers`、下载不到、或目录不是 GPT-2 时抛出 `BadInput`。
+        """
+        from nanogpt.pretrained import load_gpt2
+
+        args, state = load_gpt2(model_type)
+        unknown = set(override_args or {}) - {"dropout"}
+        if unknown:
+            raise ValueError(f"only dropout can be overridden, not {sorted(unknown)}")
+        model = cls(GPTConfig(**{**args, **(override_args or {})}))
+        model.load_state_dict(state)
+        return model
+
+    def configure_optimizers(self, weight_decay: float, learning_rate: float, betas: tuple[float, float],
+                             device_type: str) -> torch.optim.AdamW:
+        """AdamW（Loshchilov 与 Hutter，2019）。二维以上的参数（矩阵与嵌入）衰减，偏置与归一化不衰减。"""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        # 融合核一次遍历更新全部参数；CPU 上也有
+        fused = device_type in ("cuda", "cpu") and "fused" in inspect.signature(torch.optim.AdamW).parameters
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **({"fused": True} if fused else {}))
+
+    def flops_per_token(self) -> int:
+        """前向加反向每个 token 的浮点运算数，6N + 12·L·C·T（PaLM 论文附录 B）。"""
+        c = self.config
+        return 6 * self.get_num_params() + 12 * c.n_layer * c.n_embd * c.block_size
+
+    def estimate_mfu(self, fwdbwd_per_iter: float, dt: float, peak_flops: float = 312e12) -> float:
+        """模型浮点利用率：每 `dt` 秒处理 `fwdbwd_per_iter` 条序列，与 `peak_flops`（每秒）之比。
+
+        默认的峰值是 A100 的 bfloat16，与 nanoGPT 同；训练器传入手头设备的峰值。
+        """
+        return self.flops_per_token() * self.config.block_size * fwdbwd_per_iter / dt / peak_flops
+
+    @torch.no_grad()
+    def generate(self, idx: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
+                 top_p: float | None = None) -> Tensor:
+        """接着 `idx` (B, T) 逐个采样，返回 (B, T + max_new_tokens)；超出 `block_size` 时只看末尾一段。
+
+        `temperature` 为 0 时总取最可能的；`top_k`、`top_p` 见 `next_token_probs`。先调用 `eval()`。
+        """
+        for _ in range(max_new_tokens):
+            idx = torch.cat((idx, self.next_token(idx, temperature, top_k, top_p)), dim=1)
+        return idx
+
+    @torch.no_grad()
+    def next_token(self, idx: Tensor, temperature: float = 1.0, top_k: int | None = None,
+                   top_p: float | None = None) -> Tensor:
+        """给 (B, T) 的前文抽下一个 token，(B, 1)。"""
+        logits, _ = self(idx[:, -self.config.block_size:])
+        if temperature == 0:
+            return logits[:, -1, :].argmax(dim=-1, keepdim=True)
+        return torch.multinomial(next_token_probs(logits[:, -1, :], temperature, top_k, top_p), num_samples=1)
+
+
+def next_token_probs(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
+    """(B, V) 的 logits 变成概率：先除以温度，再留最大的 `top_k` 个，再留累计概率到 `top_p` 的那些。
+
+    `top_p` 即 nucleus sampling（Holtzman 等，2020）；两者为 None 或 0 时不限。
+    """
+    logits = logits / temperature
+    if top_k:
+        kth = torch.topk(logits, min(top_k, logits.size(-1))).values[:, [-1]]
+        logits = logits.masked_fill(logits < kth, -float("inf"))
+    probs = F.softmax(logits, dim=-1)
+    if top_p and top_p < 1:
+        ordered, order = probs.sort(dim=-1, descending=True)
+        # 某一项之前的累计概率已达 top_p，它就出局；第一项总在
+        ordered = ordered.masked_fill(ordered.cumsum(dim=-1) - ordered >= top_p, 0.0)
+        probs = torch.zeros_like(probs).scatter(-1, order, ordered)
+        probs = probs / probs.sum(dim=-1, keepdim=True)
+    return probs

@@ -1,0 +1,84 @@
+"""把 GPT-2 的权重变成本项目的参数：四个官方名字，或本地的 Hugging Face 目录。
+
+`GPT.from_pretrained` 调用 `load_gpt2`；`transformers` 只在这里导入。
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nanogpt.errors import BadInput
+from nanogpt.i18n import _
+
+GPT2_SHAPES = {
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},          # 124M
+    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},  # 350M
+    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},   # 774M
+    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},      # 1558M
+}
+# OpenAI 用 Conv1D，权重的两轴与 Linear 相反
+_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+
+
+def gpt2_model_args(name: str) -> dict[str, Any]:
+    """官方四种 GPT-2 的形状，不需要权重。"""
+    return {**GPT2_SHAPES[name], "vocab_size": 50257, "block_size": 1024, "bias": True, "gelu_tanh": True}
+
+
+def folder_model_args(folder: Path) -> dict[str, Any]:
+    """读 Hugging Face 目录的 `config.json`；不是本网络能表示的 GPT-2 则 `BadInput`。"""
+    where = str(folder / "config.json")
+    try:
+        with open(folder / "config.json", encoding="utf-8") as file:
+            config = json.load(file)
+        args = {"n_layer": config["n_layer"], "n_head": config["n_head"], "n_embd": config["n_embd"],
+                "vocab_size": config["vocab_size"], "block_size": config["n_positions"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _not_gpt2(where, f"{type(error).__name__}: {error}") from error
+    if not all(type(value) is int and 0 < value < 1 << 24 for value in args.values()):
+        raise _not_gpt2(where, _("a size is not a positive whole number"))
+    activation = config.get("activation_function", "gelu_new")
+    differs = {
+        "model_type": config.get("model_type", "gpt2") != "gpt2",
+        "activation_function": activation not in ("gelu", "gelu_new", "gelu_pytorch_tanh"),
+        "n_inner": config.get("n_inner") not in (None, 4 * args["n_embd"]),
+        "scale_attn_weights": not config.get("scale_attn_weights", True),
+        "scale_attn_by_inverse_layer_idx": bool(config.get("scale_attn_by_inverse_layer_idx")),
+        "tie_word_embeddings": not config.get("tie_word_embeddings", True),
+        "layer_norm_epsilon": config.get("layer_norm_epsilon", 1e-5) != 1e-5,
+        "n_head": args["n_embd"] % args["n_head"] != 0,
+    }
+    for key, is_different in differs.items():
+        if is_different:
+            raise _not_gpt2(where, f"{key} = {config.get(key)!r}"[:120])
+    return {**args, "bias": True, "gelu_tanh": activation != "gelu"}
+
+
+def load_gpt2(model_type: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """（`GPTConfig` 的参数, 本项目的 state_dict）。"""
+    args = gpt2_model_args(model_type) if model_type in GPT2_SHAPES else folder_model_args(Path(model_type))
+    try:
+        from transformers import GPT2LMHeadModel
+    except ImportError as error:
+        raise BadInput("transformers_missing", _("loading GPT-2 needs the transformers package"), "",
+                       "pip install transformers") from error
+    try:
+        model = GPT2LMHeadModel.from_pretrained(model_type, use_safetensors=None)
+    except (OSError, ValueError, RuntimeError) as error:
+        what = _("cannot load {name}: {why}").format(name=model_type, why=" ".join(str(error).split())[:160])
+        raise BadInput("gpt2_unavailable", what, "", _(
+            "where there is a network: hf download {name} --local-dir ./{name}; then --init_from=./{name}").format(
+                name="gpt2" if model_type not in GPT2_SHAPES else model_type)) from error
+    state = {}
+    for name, tensor in model.state_dict().items():
+        # 只是掩码的缓冲区，不是参数
+        if not name.endswith((".attn.masked_bias", ".attn.bias")):
+            state[name] = tensor.t() if name.endswith(_TRANSPOSED) else tensor
+    return args, state
+
+
+def _not_gpt2(where: str, why: str) -> BadInput:
+    return BadInput("not_gpt2", _("this folder does not hold a GPT-2 that fits here: {why}").format(why=why), where,
+                    _("use a folder that GPT2LMHeadModel.save_pretrained wrote"))
