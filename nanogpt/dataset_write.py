@@ -74,10 +74,8 @@ def replace_together(folder: Path) -> Iterator[Any]:
         target = folder / name
         if target.exists() and not target.is_file():
             raise BadInput("not_a_file", _("{file} is in the way").format(file=name), str(target), _("move it away"))
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
-        file = os.fdopen(handle, "wb")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        files.append((file, Path(temporary), target))
+        file, temporary = _open_temporary(folder, name)
+        files.append((file, temporary, target))
         return file
 
     try:
@@ -96,6 +94,17 @@ def replace_together(folder: Path) -> Iterator[Any]:
             with contextlib.suppress(OSError):
                 file.close()
             temporary.unlink(missing_ok=True)
+
+
+def _open_temporary(folder: Path, name: str) -> tuple[BinaryIO, Path]:
+    """新的、已上锁的临时文件。建好到上锁之间可能被别人的 `_sweep` 当作遗物删掉，那就再建一个。"""
+    while True:
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
+        file = os.fdopen(handle, "wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return file, Path(temporary)
+        file.close()
 
 
 def explain_os_error(error: OSError, folder: Path) -> BadInput | OutOfResources:
