@@ -139,7 +139,7 @@ def load_from_hub(datasets: Any) -> Any:
             )
         return documents
     assert failure is not None
-    what = _("cannot download {name}: {why}").format(name=HUB_NAME, why=_cause(failure))
+    what = _("cannot download {name}: {why}").format(name=HUB_NAME, why=" ".join(str(failure).split())[:300])
     hint = _("run the same command again to go on, or give a local copy with --input PATH")
     raise _explain(failure, cache, UserError("download_failed", what, "", hint)) from failure
 
