@@ -140,7 +140,6 @@ def _stream(download: Download, file: BinaryIO) -> str:
     try:
         request = urllib.request.Request(download.url, headers={"User-Agent": "nanogpt-workbench"})
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            promised = answer.headers.get("Content-Length")
             while chunk := _read_chunk(answer):
                 file.write(chunk)
                 digest.update(chunk)
@@ -152,10 +151,8 @@ def _stream(download: Download, file: BinaryIO) -> str:
         raise _Interrupted(f"HTTP {error.code} {error.reason}") from error
     except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
         raise _Interrupted(str(getattr(error, "reason", "") or error)) from error
-    if promised is not None and promised.isdecimal() and done < int(promised):
-        raise _Interrupted(_("cut off after {done} of {promised} bytes").format(done=done, promised=promised))
     if done < download.bytes:
-        raise _Interrupted(_("cut off after {done} of {promised} bytes").format(done=done, promised=download.bytes))
+        raise _Interrupted(_("cut off after {done} of {bytes} bytes").format(done=done, bytes=download.bytes))
     return digest.hexdigest()
 
 
