@@ -1,0 +1,324 @@
+"""`nanogpt-workbench plot`：在普通终端里画出运行的损失曲线与状态，不开应用。
+
+读运行目录的 `events.jsonl`（经 `Follower` 与 `RunState`），写到 stdout；`quickstart` 也用它画图。
+"""
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from nanogpt.errors import BadInput
+from nanogpt.events import encode_event
+from nanogpt.i18n import N_, _
+from nanogpt.rundir import holder
+from nanogpt.text import visible
+from workbench.follow import Follower
+from workbench.run_state import END_STATUSES, ITER_FIELDS, RunState
+from workbench.series import drawable, nice_ticks, reduce_series, short_number, smooth
+
+RAW, TRAIN, VAL = 245, 33, 208
+RUN_COLORS = (33, 208, 35, 170, 37, 160, 142, 99)
+ASCII_FRAME = str.maketrans("─│┌┐└┘├┤┬┴┼", "-|+++++++++")
+STATUS_WORDS = {"starting": N_("starting"), "running": N_("running"), "finished": N_("finished"),
+                "stopped": N_("stopped"), "diverged": N_("diverged"), "failed": N_("failed"),
+                "interrupted": N_("interrupted")}
+
+
+class WatchedRun:
+    """一个运行目录与读它的人。`path` 也可以直接是 `events.jsonl`。"""
+
+    def __init__(self, path: str | Path):
+        given = Path(path)
+        self.out_dir = given if given.is_dir() else given.parent
+        self.log = given / "events.jsonl" if given.is_dir() else given
+        if not self.log.is_file():
+            raise BadInput("run_not_found", _("no run here: {path}").format(path=given), str(self.log),
+                           _("name a run directory, one that holds events.jsonl"))
+        if not os.access(self.log, os.R_OK):
+            raise BadInput("run_unreadable", _("the run's log cannot be read"), str(self.log),
+                           _("check the file's permissions"))
+        self.name = visible(self.out_dir.resolve().name, keep="")
+        self.follower = Follower(self.log)
+        self.state = RunState()
+        self.status = self.state.status
+
+    def refresh(self) -> bool:
+        """读到文件末尾并判断死活；返回是否有变化。"""
+        before = self._seen()
+        self._read()
+        self.status = self.state.status
+        if not self.has_ended and holder(self.out_dir) is None:
+            # 训练器先写 `end` 再放锁、先拿锁再写 `start`：再看一遍，才不会把刚结束或刚开始的说成中断。
+            self._read()
+            is_dead = self.state.status not in END_STATUSES and holder(self.out_dir) is None
+            self.status = "interrupted" if is_dead else self.state.status
+        return before != self._seen()
+
+    def _read(self) -> None:
+        while True:
+            resets = self.follower.resets
+            events = self.follower.poll()
+            if self.follower.resets != resets:
+                self.state = RunState()
+            for event in events:
+                self.state.apply_event(event)
+            if not self.follower.is_behind:
+                return
+
+    def _seen(self) -> tuple[object, ...]:
+        return self.state, self.state.version, self.status, self.follower.bad_lines, self.follower.problem
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in (*END_STATUSES, "interrupted")
+
+
+class Screen:
+    """输出的去处：大小、能不能用颜色与非 ASCII 字符。只有终端才上色。"""
+
+    def __init__(self, columns: int = 0, rows: int = 0):
+        self.is_terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self.has_color = self.is_terminal and not os.environ.get("NO_COLOR")
+        encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+        # Linux 的文字控制台没有盲文字形。
+        self.is_ascii = not encoding.startswith("utf") or os.environ.get("TERM") == "linux"
+        self._asked = (columns, rows)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        found = shutil.get_terminal_size()
+        return max(30, self._asked[0] or found.columns), max(12, self._asked[1] or found.lines)
+
+    def paint(self, text: str, color: int) -> str:
+        return f"\x1b[38;5;{color}m{text}\x1b[0m" if self.has_color else text
+
+
+def fit(text: str, width: int) -> str:
+    """截到 `width` 格：宽字符算两格，叠加符不占格，但一个字上至多两个。"""
+    out, used, marks = [], 0, 0
+    for char in text:
+        if unicodedata.category(char) in ("Mn", "Me", "Cf"):
+            marks += 1
+            if marks <= 2:
+                out.append(char)
+            continue
+        cells = 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        if used + cells > width:
+            break
+        out.append(char)
+        used, marks = used + cells, 0
+    return "".join(out)
+
+
+def _figure(value: float | None, pattern: str = "{:.4f}") -> str:
+    return _("n/a") if value is None or not math.isfinite(value) else pattern.format(value)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None or not seconds < 1e9:
+        return _("n/a")
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def _place(state: RunState) -> str:
+    done = _("n/a") if state.last_iter is None else str(state.last_iter)
+    total = "" if state.max_iters is None else f"/{state.max_iters}"
+    return done + total + ("" if state.progress is None else f" ({state.progress:.0%})")
+
+
+def progress_line(state: RunState) -> str:
+    """一行进度，给快速上手与多运行的图用。"""
+    return _("iter {place}  loss {loss}  val {val}  {speed} tokens/s  ETA {eta}").format(
+        place=_place(state), loss=_figure(state.latest("loss")), val=_figure(state.latest("val_loss")),
+        speed=_figure(state.latest("tokens_per_second"), "{:,.0f}"), eta=_duration(state.eta_seconds))
+
+
+def status_lines(run: WatchedRun) -> list[str]:
+    """一个运行的状态块，每行都已净化、未截断。"""
+    state = run.state
+    device = visible(state.device_name, keep="") or _("n/a")
+    params = _("n/a") if state.params is None else short_number(state.params)
+    lines = [
+        f"{run.name}  [{_(STATUS_WORDS[run.status])}]",
+        _("iter {place}  ETA {eta}").format(place=_place(state), eta=_duration(state.eta_seconds)),
+        _("train loss {loss}  val loss {val}  best val loss {best}").format(
+            loss=_figure(state.latest("loss")), val=_figure(state.latest("val_loss")),
+            best=_figure(state.best_val_loss)),
+        _("lr {lr}  {speed} tokens/s  MFU {mfu}").format(
+            lr=_figure(state.latest("lr"), "{:.3g}"), mfu=_figure(state.latest("mfu"), "{:.1%}"),
+            speed=_figure(state.latest("tokens_per_second"), "{:,.0f}")),
+        _("device {device}  parameters {params}").format(device=device, params=params),
+    ]
+    return lines + notice_lines(run)
+
+
+def notice_lines(run: WatchedRun) -> list[str]:
+    """状态块之后的事：单独的评估、日志不见了、坏行、非有限的损失、最近的错误。"""
+    lines = []
+    if run.state.eval_only_results:
+        result = run.state.eval_only_results[-1]
+        lines.append(_("evaluated at iter {iter}: train loss {train}, val loss {val}").format(
+            iter=result["iter"], train=_figure(result["train_loss"]), val=_figure(result["val_loss"])))
+    skipped = run.follower.bad_lines + run.state.ignored_events
+    gaps = int((~drawable(run.state.column("loss"))).sum())
+    if run.follower.is_missing:
+        lines.append(_("the log cannot be read: {problem}").format(problem=run.follower.problem))
+    if run.follower.resets:
+        lines.append(_("the log was replaced or truncated; read again from the start"))
+    if gaps:
+        lines.append(_("{count} loss values are not finite; they are gaps in the curve").format(count=gaps))
+    if skipped:
+        lines.append(_("{count} bad lines in the log were skipped").format(count=skipped))
+    if run.state.errors:
+        lines.append(_("error: {what}").format(what=visible(run.state.errors[-1]["message"], keep="")))
+    return lines
+
+
+def _curves(runs: list[WatchedRun], screen: Screen) -> list[tuple[str, int, str, Any, Any]]:
+    """（图例、颜色、标记、x、y），先画的在下面；多个运行时每个只画平滑的训练损失与验证损失。"""
+    is_plain = screen.is_ascii or not screen.has_color
+    curves = []
+    for index, run in enumerate(runs):
+        state, color = run.state, RUN_COLORS[index % len(RUN_COLORS)]
+        x, loss, eval_x, val = (state.column("iter"), state.column("loss"), state.eval_column("iter"),
+                                state.eval_column("val_loss"))
+        smoothed = smooth(loss, max(1, len(loss) // 25))
+        letter = chr(ord("a") + index % 26)
+        if len(runs) > 1:
+            curves.append((run.name, color, letter if is_plain else "braille", x, smoothed))
+            curves.append((_("{name} val").format(name=run.name), color,
+                           letter.upper() if is_plain else "•", eval_x, val))
+            continue
+        curves.append((_("train"), RAW, "." if is_plain else "braille", x, loss))
+        curves.append((_("train, smoothed"), TRAIN, "*" if is_plain else "braille", x, smoothed))
+        curves.append((_("validation"), VAL, "o" if is_plain else "braille", eval_x, val))
+    return curves
+
+
+def draw_chart(runs: list[WatchedRun], screen: Screen, width: int, height: int) -> str:
+    """损失图与它下面的图例。画布里只有数字，别的文字都在画布之外。"""
+    import plotext
+
+    drawn = [(label, color, marker, reduce_series(x, y, width)) for label, color, marker, x, y in _curves(runs, screen)]
+    segments = [segment for *_rest, pieces in drawn for segment in pieces]
+    if not segments:
+        return _("no loss to draw yet")
+    left, right = min(float(x[0]) for x, _y in segments), max(float(x[-1]) for x, _y in segments)
+    low, high = min(float(y.min()) for _x, y in segments), max(float(y.max()) for _x, y in segments)
+    if right <= left:
+        left, right = left - 1, right + 1
+    if high <= low:
+        margin = abs(high) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plotsize(width, height)
+    for _label, color, marker, pieces in drawn:
+        for x, y in pieces:
+            plotext.plot(x.tolist(), y.tolist(), marker=marker, color=color)
+    plotext.xlim(left, right)
+    plotext.ylim(low, high)
+    for ticks, values in ((plotext.xticks, nice_ticks(left, right, max(2, width // 14))),
+                          (plotext.yticks, nice_ticks(low, high, max(3, height // 3)))):
+        ticks(values, [short_number(value) for value in values])
+    text = plotext.build()
+    text = text if screen.has_color else plotext.uncolorize(text)
+    text = text.translate(ASCII_FRAME) if screen.is_ascii else text
+    return text.rstrip("\n") + "\n" + _legend(drawn, screen, width)
+
+
+def _legend(drawn: list[tuple[str, int, str, Any]], screen: Screen, width: int) -> str:
+    lines, used = [""], 0
+    for label, color, marker, pieces in drawn:
+        if not pieces:
+            continue
+        label = fit(label, width - 6)
+        cells = 4 + sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in label) + 2
+        if used and used + cells > width:
+            lines.append("")
+            used = 0
+        lines[-1] += screen.paint(("──" if marker == "braille" else marker * 2), color) + f" {label}   "
+        used += cells
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def render(runs: list[WatchedRun], screen: Screen) -> str:
+    """整屏：图、图例、状态；行数不超过终端的高度（极矮的终端除外）。"""
+    width, rows = screen.size
+    if len(runs) == 1:
+        status = status_lines(runs[0])
+    else:
+        status = []
+        for run in runs:
+            status += [f"{run.name}  [{_(STATUS_WORDS[run.status])}]", f"  {progress_line(run.state)}"]
+            status += [f"  {line}" for line in notice_lines(run)]
+    status = [fit(line, width - 1).rstrip() for line in status]
+    chart = draw_chart(runs, screen, width - 1, max(8, min(30, rows - len(status) - 3)))
+    return chart + "\n" + "\n".join(status)
+
+
+def follow(runs: list[WatchedRun], screen: Screen, period_seconds: float = 1.0) -> None:
+    """原地重画，直到都结束；没有新东西就什么也不写。"""
+    drawn_lines, size = 0, (0, 0)
+    while True:
+        is_changed = any([run.refresh() for run in runs])
+        if is_changed or size != screen.size:
+            # 大小变了，原来的行已被终端重排，只能整屏重来。
+            back = "" if not drawn_lines else f"\x1b[{drawn_lines}A\r" if size == screen.size else "\x1b[2J\x1b[H"
+            size = screen.size
+            text = "\n".join(render(runs, screen).split("\n")[-(size[1] - 1):])
+            drawn_lines = text.count("\n") + 1
+            sys.stdout.write(f"{back}\x1b[J{text}\n")
+            sys.stdout.flush()
+        if all(run.has_ended for run in runs):
+            return
+        time.sleep(period_seconds)
+
+
+def summary(run: WatchedRun) -> dict[str, Any]:
+    """`--json` 的一个对象；非有限的数写 null。"""
+    state = run.state
+    losses = state.column("loss")
+    losses = losses[drawable(losses)]
+    fields = {
+        "run": str(run.out_dir), "status": run.status, "config": state.config, "params": state.params,
+        "tokens_per_iter": state.tokens_per_iter, "world_size": state.world_size, "device_name": state.device_name,
+        "last_iter": state.last_iter, "max_iters": state.max_iters, "progress": state.progress,
+        "eta_seconds": state.eta_seconds, "resumed_from_iter": state.resumed_from_iter, "sessions": state.sessions,
+        "last_event_time": state.last_time, "best_val_loss": state.best_val_loss,
+        "iter": {"count": state.iter_count, "min_loss": float(losses.min()) if len(losses) else None,
+                 **{name: state.latest(name) for name in ITER_FIELDS}},
+        "eval": {"count": state.eval_count, "train_loss": state.latest("train_loss"),
+                 "val_loss": state.latest("val_loss")},
+        "eval_only": list(state.eval_only_results), "checkpoints": list(state.checkpoints),
+        "warnings": list(state.warnings), "errors": list(state.errors),
+        "bad_lines": run.follower.bad_lines, "ignored_events": state.ignored_events,
+    }
+    return json.loads(encode_event(fields))
+
+
+def run_plot(paths: list[str], is_json: bool = False, is_once: bool = False) -> int:
+    """`plot` 子命令；返回退出码。"""
+    runs = [WatchedRun(path) for path in paths]
+    screen = Screen()
+    try:
+        if screen.is_terminal and not is_once and not is_json:
+            follow(runs, screen)
+            return 0
+        for run in runs:
+            run.refresh()
+        if is_json:
+            for run in runs:
+                print(json.dumps(summary(run)))
+        else:
+            print(render(runs, screen))
+    except KeyboardInterrupt:
+        print()
+    return 0
