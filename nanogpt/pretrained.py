@@ -1,16 +1,17 @@
 """把 GPT-2 的权重变成本项目的参数：四个官方名字，或本地的 Hugging Face 目录。
 
-`GPT.from_pretrained` 调用 `load_gpt2`；`transformers` 只在这里导入。
+`GPT.from_pretrained` 调用 `load_gpt2`，`nanogpt.preflight` 只要形状；`torch` 与 `transformers` 用到才导入。
 """
 
 import json
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GPT2_SHAPES = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},          # 124M
@@ -56,7 +57,7 @@ def folder_model_args(folder: Path) -> dict[str, Any]:
     return {**args, "bias": True, "gelu_tanh": activation != "gelu"}
 
 
-def load_gpt2(model_type: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_gpt2(model_type: str) -> tuple[dict[str, Any], "dict[str, Tensor]"]:
     """（`GPTConfig` 的参数, 本项目的 state_dict）。"""
     args = gpt2_model_args(model_type) if model_type in GPT2_SHAPES else folder_model_args(Path(model_type))
     try:

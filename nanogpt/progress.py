@@ -1,0 +1,39 @@
+"""终端上的进度条：步数、损失、剩余时间。输出被重定向时什么也不做。
+
+`nanogpt.train` 使用。`rich` 不是训练的必需品，没有装就没有进度条。
+"""
+
+import contextlib
+import sys
+import time
+from typing import Any
+
+# 每秒至多画这么多次：训练一步可能只要几毫秒
+_DRAWS_PER_SECOND = 4
+
+
+class ProgressBar:
+    """从第 `start` 步到第 `total` 步的进度条。"""
+
+    def __init__(self, start: int, total: int):
+        self._bar: Any = None
+        self._last_draw = 0.0
+        if not (sys.stdout.isatty() and sys.stderr.isatty()):
+            return
+        with contextlib.suppress(ImportError):
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                                 TimeRemainingColumn(), auto_refresh=False, transient=True)
+            self._task = self._bar.add_task("", total=total, completed=start)
+            self._bar.start()
+
+    def update(self, done: int, loss: float) -> None:
+        now = time.monotonic()
+        if self._bar is not None and now - self._last_draw > 1 / _DRAWS_PER_SECOND:
+            self._last_draw = now
+            self._bar.update(self._task, completed=done, description=f"loss {loss:.4f}", refresh=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,37 @@
+"""停下来的请求：SIGINT 与 SIGTERM 只立一面旗，训练循环在步与步之间看它。
+
+`nanogpt.train` 使用。旗子不打断任何事，所以正在写的检查点总能写完。
+"""
+
+import signal
+import sys
+import time
+from types import FrameType
+
+from nanogpt.i18n import _
+
+# torchrun 收到 Ctrl-C 后会再给每个进程发一次信号；隔得这么近的两次算一次
+_SAME_REQUEST_S = 2.0
+
+
+class StopSignals:
+    """`requested` 为真时该停。第二次 Ctrl-C 放弃未存的步，立刻结束；保存途中除外。"""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.is_saving = False
+        self._first_time = 0.0
+
+    def install(self) -> None:
+        """显式安装：后台的 shell 会让 SIGINT 保持忽略，那时默认的处理也不会生效。"""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._first_time = True, now
+            print(_("stopping at the next step boundary, with a checkpoint; Ctrl-C again abandons the unsaved steps"),
+                  file=sys.stderr, flush=True)
+        elif number == signal.SIGINT and not self.is_saving and now - self._first_time > _SAME_REQUEST_S:
+            raise KeyboardInterrupt

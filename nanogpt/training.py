@@ -1,0 +1,274 @@
+"""一次训练的全部状态：怎样建起来，怎样存下去，怎样从检查点接上。
+
+`nanogpt.train` 的循环只推进 `Training`；`build` 与 `restore` 是进，`save` 是出。
+"""
+
+import math
+import os
+import shutil
+import sys
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel as DDP
+
+from nanogpt import checkpoint as ckpt
+from nanogpt import device as devices
+from nanogpt.batches import RandomWindows
+from nanogpt.config import TrainConfig, saved_values
+from nanogpt.dataset import check_dataset
+from nanogpt.distributed import Ranks
+from nanogpt.errors import BadInput, Diverged, OutOfResources
+from nanogpt.i18n import _
+from nanogpt.model import GPT, GPTConfig
+from nanogpt.preflight import Job
+from nanogpt.rundir import CHECKPOINT, RunDir
+from nanogpt.stopping import StopSignals
+
+
+@dataclass
+class Training:
+    """停在某一步边界时的状态。"""
+
+    config: TrainConfig             # 解析过的：device、dtype、compile 与形状都已确定
+    origin: str                     # 这次运行最初的 init_from，续训不改变它
+    ranks: Ranks
+    run: RunDir | None              # 只有 rank 0 有
+    stop: StopSignals
+    device: str
+    peak_flops: float | None
+    amp: AbstractContextManager[Any]
+    raw_model: GPT                  # 没有包装的模型
+    model: Any                      # 编译与 DDP 包装之后的模型，与 raw_model 共用参数
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler    # 只在 float16 时起作用
+    batches: RandomWindows
+    tokenizer: dict[str, Any] | None
+    iter_num: int = 0
+    best_val_loss: float = 1e9
+    evaluated_iter: int = -1        # 最近一次评估在哪一步；续训不重复评估，随机数才接得上
+    saved_iter: int = -1            # ckpt.pt 是哪一步的
+    saved_is_best: bool = False     # ckpt.pt 是否验证损失最低的那一步
+    ix: Tensor | None = None        # (B,) 预取的那一批的起点，即数据的位置
+
+    @property
+    def accumulation(self) -> int:
+        """每个 rank 每步的微批数。"""
+        return self.config.gradient_accumulation_steps // self.ranks.world_size
+
+    @property
+    def tokens_per_iter(self) -> int:
+        """每步的 token 数，全部 rank 合计。"""
+        return self.config.gradient_accumulation_steps * self.config.batch_size * self.config.block_size
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """取下一批训练数据并记住它的位置。"""
+        self.ix = self.batches.draw("train")
+        return self.batches.load("train", self.ix)
+
+    def say(self, line: str) -> None:
+        """给人看的一行，只由 rank 0 打印。"""
+        if self.ranks.is_master:
+            print(line, flush=True)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """给程序看的一行，只由 rank 0 写。"""
+        if self.run is not None and self.run.events is not None:
+            self.run.events.emit(event, **fields)
+
+    def warn(self, code: str, message: str, hint: str = "") -> None:
+        self.emit("warning", code=code, message=message, hint=hint)
+        if self.ranks.is_master:
+            print(_("warning: {message}").format(message="; ".join(filter(None, (message, hint)))),
+                  file=sys.stderr, flush=True)
+
+
+def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
+    """从查过的输入到可以迈第一步的状态；到 `open_run` 之前没有写任何文件。"""
+    config = job.config
+    device = devices.choose_device(config.device, ranks.local_rank if ranks.is_distributed else None)
+    device_type = device.split(":")[0]
+    config = replace(config, device=device_type if config.device == "auto" else config.device,
+                     dtype=devices.choose_dtype(config.dtype, device),
+                     compile=devices.choose_compile(config.compile, device))
+    checkpoint = _checkpoint_to_resume(job, config) if config.init_from == "resume" else None
+    ranks.connect(config.backend, device, config.dist_timeout_s)
+
+    torch.manual_seed(config.seed + ranks.rank)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    raw_model = _initial_model(job, config, checkpoint).to(device)
+    config = replace(config, **{key: getattr(raw_model.config, key)
+                                for key in ("n_layer", "n_head", "n_embd", "block_size", "bias")})
+    optimizer = raw_model.configure_optimizers(config.weight_decay, config.learning_rate,
+                                               (config.beta1, config.beta2), device_type)
+    model: Any = torch.compile(raw_model) if config.compile else raw_model
+    if ranks.is_distributed:
+        model = DDP(model, device_ids=[torch.device(device).index] if device_type == "cuda" else None)
+    t = Training(
+        config=config, origin=checkpoint["config"].get("init_from", "scratch") if checkpoint else config.init_from,
+        ranks=ranks, run=job.run, stop=stop, device=device,
+        peak_flops=devices.peak_flops(devices.device_name(device), config.dtype),
+        amp=devices.autocast(device, config.dtype), raw_model=raw_model, model=model, optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device_type, enabled=config.dtype == "float16"),
+        batches=RandomWindows(job.dataset, config.batch_size, config.block_size, raw_model.config.vocab_size, device),
+        tokenizer=job.dataset.tokenizer)
+    _open_run(t, checkpoint)
+    if checkpoint is not None:
+        _restore(t, checkpoint)
+    return t
+
+
+def _checkpoint_to_resume(job: Job, config: TrainConfig) -> dict[str, Any]:
+    """续训的检查点，与明说过的形状、数据集、步数都对得上。"""
+    path = Path(config.out_dir) / CHECKPOINT
+    checkpoint = ckpt.load_checkpoint(path)
+    if "optimizer" not in checkpoint or "iter_num" not in checkpoint:
+        raise BadInput("no_optimizer", _("this checkpoint holds weights only; a resume needs the optimizer too"),
+                       str(path), _("sample from it, or train from the start"))
+    checkpoint.setdefault("config", {})
+    ckpt.check_resume_shape(checkpoint, {key: getattr(config, key) for key in job.explicit if hasattr(config, key)},
+                            str(path))
+    args = checkpoint["model_args"]
+    check_dataset(job.dataset, args["block_size"], args["vocab_size"])
+    if checkpoint["iter_num"] > config.max_iters and not config.eval_only:
+        raise BadInput("already_finished", _("this run has done all of max_iters={most}").format(
+            most=config.max_iters), str(path), _("raise --max_iters to go on"))
+    return checkpoint
+
+
+def _initial_model(job: Job, config: TrainConfig, checkpoint: dict[str, Any] | None) -> GPT:
+    """按 `init_from` 得到 CPU 上的模型。"""
+    if checkpoint is not None:
+        model = GPT(ckpt.model_config(checkpoint, dropout=config.dropout))
+        model.load_state_dict(checkpoint["model"])
+    elif config.init_from == "scratch":
+        model = GPT(GPTConfig(n_layer=config.n_layer, n_head=config.n_head, n_embd=config.n_embd,
+                              block_size=config.block_size, bias=config.bias, vocab_size=job.vocab_size,
+                              dropout=config.dropout))
+    else:
+        model = GPT.from_pretrained(config.init_from, {"dropout": config.dropout})
+        if config.block_size < model.config.block_size:
+            model.crop_block_size(config.block_size)
+    return model
+
+
+def _open_run(t: Training, checkpoint: dict[str, Any] | None) -> None:
+    """打开运行目录并说出这是怎样的一次运行。"""
+    params = t.raw_model.get_num_params()
+    name = devices.device_name(t.device)
+    if t.run is not None:
+        if t.config.overwrite and not t.config.eval_only:
+            t.run.delete_earlier_run()
+        t.run.open(replace(t.config, init_from=t.origin),
+                   {"torch": str(torch.__version__), "world_size": t.ranks.world_size, "device_names": [name]})
+    t.emit("start", config=saved_values(t.config), resumed_from_iter=checkpoint["iter_num"] if checkpoint else None,
+           params=params, tokens_per_iter=t.tokens_per_iter, world_size=t.ranks.world_size, device_name=name,
+           peak_flops=t.peak_flops * t.ranks.world_size if t.peak_flops else None)
+    t.say(f"tokens per iteration will be: {t.tokens_per_iter:,}")
+    t.say(f"number of parameters: {params / 1e6:.2f}M, device: {name} x {t.ranks.world_size}, dtype: {t.config.dtype}, "
+          f"compile: {t.config.compile}")
+    if t.run is not None and not t.config.eval_only:
+        # 权重与 AdamW 的两个动量；改名之前新旧两份并存
+        need = 2 * 3 * sum(p.numel() * p.element_size() for p in t.raw_model.parameters())
+        have = shutil.disk_usage(t.run.path).free
+        if have < need:
+            t.warn("low_disk_space", _("checkpoints need about {need} MiB, {have} MiB are free").format(
+                need=need >> 20, have=have >> 20), _("free some space or choose another --out_dir"))
+
+
+def _restore(t: Training, checkpoint: dict[str, Any]) -> None:
+    """接上检查点的那一步。随机数最后恢复：建模型、建优化器都会用掉一些。"""
+    for saved, group in zip(checkpoint["optimizer"]["param_groups"], t.optimizer.param_groups, strict=True):
+        # 用哪种核是这台机器的事，不随检查点走
+        saved |= {key: group.get(key) for key in ("fused", "foreach")}
+    t.optimizer.load_state_dict(checkpoint["optimizer"])
+    t.iter_num = t.saved_iter = checkpoint["iter_num"]
+    t.best_val_loss = checkpoint["best_val_loss"]
+    t.evaluated_iter = checkpoint.get("evaluated_iter", -1)
+    t.saved_is_best = checkpoint.get("is_best", True)
+    if checkpoint.get("scaler"):
+        t.scaler.load_state_dict(checkpoint["scaler"])
+    changed = _inexact(t, checkpoint)
+    if changed:
+        t.warn("resume_not_exact", _("the run goes on, but not as if it had never stopped: {why}").format(
+            why="; ".join(changed)))
+    states = checkpoint.get("rank_states")
+    if states is None or t.ranks.rank >= len(states):
+        return
+    mine = states[t.ranks.rank]
+    torch.set_rng_state(mine["cpu_rng"])
+    if mine["cuda_rng"] is not None and t.device.startswith("cuda"):
+        torch.cuda.set_rng_state(mine["cuda_rng"], t.device)
+    if len(mine["ix"]) == t.config.batch_size:
+        t.ix = mine["ix"]
+
+
+def _inexact(t: Training, checkpoint: dict[str, Any]) -> list[str]:
+    """哪些变化使续训不再逐位相同；没有则为空。"""
+    if "rank_states" not in checkpoint:
+        return [_("the checkpoint holds no random state")]
+    before, now = checkpoint["config"], saved_values(t.config)
+    keys = ("dataset", "batch_size", "gradient_accumulation_steps", "dropout", "dtype", "eval_interval", "eval_iters",
+            "learning_rate", "min_lr", "warmup_iters", "lr_decay_iters", "decay_lr", "weight_decay", "beta1", "beta2",
+            "grad_clip", "compile")
+    changed = [f"{key}: {before[key]} -> {now[key]}" for key in keys if key in before and before[key] != now[key]]
+    if len(checkpoint["rank_states"]) != t.ranks.world_size:
+        changed.append(f"world_size: {len(checkpoint['rank_states'])} -> {t.ranks.world_size}")
+    return changed
+
+
+def check_finite(t: Training, loss: float, what: str, weights: bool = False) -> None:
+    """损失（或权重）不再有限就停，赶在它进入检查点之前。各 rank 的权重相同，所以得出同样的结论。"""
+    if math.isfinite(loss) and not (weights and any(not torch.isfinite(p).all() for p in t.raw_model.parameters())):
+        return
+    last = _("the last checkpoint is of iter {n}").format(n=t.saved_iter) if t.saved_iter >= 0 else _("none was saved")
+    raise Diverged("diverged", _("{what} is no longer finite at iter {n}; {last}").format(
+        what=what, n=t.iter_num, last=last), t.config.out_dir,
+        _("lower --learning_rate, lengthen --warmup_iters, or set --grad_clip=1.0"))
+
+
+def save(t: Training, name: str = CHECKPOINT, is_best: bool = False) -> bool:
+    """存下这一步；返回是否成功。存不下时只警告：磁盘腾出来之前，训练接着走。所有 rank 都要调用。"""
+    check_finite(t, 0.0, _("a weight"), weights=True)
+    is_best = is_best or (t.saved_is_best and t.saved_iter == t.iter_num)
+    mine = {"cpu_rng": torch.get_rng_state(), "ix": t.ix,
+            "cuda_rng": torch.cuda.get_rng_state(t.device) if t.device.startswith("cuda") else None}
+    states = t.ranks.gather(mine)
+    if t.run is None:
+        return True
+    checkpoint = {
+        "model": t.raw_model.state_dict(), "optimizer": t.optimizer.state_dict(),
+        **ckpt.split_model_args(t.raw_model.config), "iter_num": t.iter_num, "best_val_loss": t.best_val_loss,
+        "config": saved_values(replace(t.config, init_from=t.origin)), "scaler": t.scaler.state_dict(),
+        "rank_states": states, "evaluated_iter": t.evaluated_iter, "is_best": is_best, "tokenizer": t.tokenizer,
+    }
+    path = t.run.path / name
+    began = time.perf_counter()
+    t.say(f"saving checkpoint to {t.config.out_dir}")
+    t.stop.is_saving = True
+    try:
+        if name == CHECKPOINT and t.saved_is_best and not is_best and not t.config.always_save_checkpoint:
+            _keep_best(path, t.saved_iter)
+        size = ckpt.save_checkpoint(path, checkpoint)
+    except OutOfResources as error:
+        t.warn(error.code, error.what, error.hint)
+        return False
+    finally:
+        t.stop.is_saving = False
+    if name == CHECKPOINT:
+        t.saved_iter, t.saved_is_best = t.iter_num, is_best
+    t.emit("checkpoint", iter=t.iter_num, path=str(path), bytes=size, save_ms=(time.perf_counter() - began) * 1e3)
+    return True
+
+
+def _keep_best(path: Path, saved_iter: int) -> None:
+    """停下时的状态要占用 `ckpt.pt`，而那里是验证损失最低的一份：先给它另一个名字。"""
+    kept = path.with_name(f"ckpt-{saved_iter}.pt")
+    if path.exists() and not kept.exists():
+        os.link(path, kept)
