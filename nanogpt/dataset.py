@@ -69,6 +69,7 @@ class Dataset:
 
 def check_dataset_name(name: str) -> str:
     """确认 `name` 只能指向 `data/` 之内，原样返回；否则抛出 `BadInput`。"""
+    # 名字会出现在命令、日志与路径里，所以控制字符、双向标记与像选项的开头一并拒绝。
     parts = name.split("/")
     is_safe = (
         0 < len(name) <= 200
@@ -128,6 +129,7 @@ def check_dataset(dataset: Dataset, block_size: int, vocab_size: int) -> None:
 
 
 def _check_length(dataset: Dataset, split: str, block_size: int) -> None:
+    """只看文件大小的那些检查。取一个样本要 `block_size` 个输入，再加错后一位的目标，所以至少多一个。"""
     tokens, path = dataset.tokens(split), dataset.path(split)
     size = path.stat().st_size
     hint = prepare_hint(dataset.name, dataset.folder)
@@ -136,6 +138,7 @@ def _check_length(dataset: Dataset, split: str, block_size: int) -> None:
     if size % TOKEN_TYPE.itemsize:
         what = _("{file} has an odd length of {bytes} bytes; every token takes two").format(file=path.name, bytes=size)
         raise BadInput("split_odd", what, str(path), hint)
+    # 三个文件依次改名；若恰在其间断电，新旧混在一起，长度通常对不上 `meta.json`。
     expected = dataset.meta.get(f"{split}_tokens")
     if expected is not None and expected != tokens:
         what = _("{file} holds {tokens} tokens, but meta.json says {expected}").format(
@@ -151,6 +154,7 @@ def _check_length(dataset: Dataset, split: str, block_size: int) -> None:
 
 
 def _check_ids(dataset: Dataset, split: str, vocab_size: int) -> None:
+    """越界的 id 在 CPU 上是难懂的 `IndexError`，在 GPU 上是设备端断言，之后整个进程都不能用。"""
     path = dataset.path(split)
     try:
         for start, ids in _windows(path, dataset.tokens(split)):
@@ -196,6 +200,7 @@ def list_datasets(workspace: Path | None = None) -> list[dict[str, Any]]:
             dataset = open_dataset(name, workspace)
             tokens = {split: dataset.tokens(split) for split in SPLITS}
             size = sum(dataset.path(split).stat().st_size for split in SPLITS)
+            # 大小只由 `stat` 得来；这张表界面会常常刷新，不能去读 17 GB 的文件。
             row |= {"is_prepared": True, "folder": dataset.folder, "tokens": tokens, "bytes": size}
             row["vocab_size"] = dataset.vocab_size
         except BadInput as error:
@@ -220,12 +225,14 @@ def prepare_hint(name: str, folder: Path) -> str:
         return _("run: {command}").format(command=f"python {shlex.quote(f'data/{name}/prepare.py')}")
     if (shipped_dir("data") / name / "prepare.py").is_file():
         is_clone = Path.cwd() / "data" == shipped_dir("data")
+        # 在克隆里两种写法都行，给 nanoGPT 的用户熟悉的那种。
         command = f"python data/{quoted}/prepare.py" if is_clone else f"python -m nanogpt.prepare {quoted}"
         return _("run: {command}").format(command=command)
     return _("write train.bin and val.bin (little-endian uint16 token ids) into data/{name}/ again").format(name=name)
 
 
 def _missing(name: str, workspace: Path | None) -> BadInput:
+    """两种情形两种答复：名字认得只是没备好，或根本没有这个名字。"""
     own = _workspace_data(workspace) / name
     known = known_names(workspace)
     shipped = shipped_dir("data") / name
@@ -246,10 +253,12 @@ def _workspace_data(workspace: Path | None) -> Path:
 
 
 def _has_bins(folder: Path) -> bool:
+    """哪怕只有一份也算：缺的那份由 `check_dataset` 指名，比说整个数据集没有更有用。"""
     return any((folder / f"{split}.bin").exists() for split in SPLITS)
 
 
 def _has_own_script(own: Path, shipped: Path) -> bool:
+    """工作区里有不同于随包的 `prepare.py`。照抄了一份没有改的不算。"""
     script, original = own / "prepare.py", shipped / "prepare.py"
     if not script.is_file():
         return False

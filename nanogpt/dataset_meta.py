@@ -57,6 +57,7 @@ def read_meta_pkl(path: Path) -> dict[str, Any]:
     itos, stoi = meta.get("itos"), meta.get("stoi")
     if itos is None and stoi is None:
         return {"tokenizer": None, "vocab_size": _check_vocab_size(path, meta.get("vocab_size"), 1)}
+    # 只查需要的三项，且只查一层：列表可以互相引用甚至引用自己，递归走完可能永远走不完。
     if type(itos) is list:
         itos = dict(enumerate(itos))
     if type(itos) is not dict or any(type(key) is not int for key in itos) or set(itos) != set(range(len(itos))):
@@ -76,7 +77,7 @@ def load_plain_pickle(path: Path) -> dict[str, Any]:
         meta = _PlainUnpickler(io.BytesIO(data)).load()
     except BadInput:
         raise
-    # 残缺的 pickle 能抛出的种类没有文档可依，这里只把它们变成同一句话。
+    # 残缺的 pickle 能抛出哪些异常没有文档可依，都归为同一句话。
     except Exception as error:
         raise _bad(path, _("broken or truncated pickle: {why}").format(why=str(error)[:100])) from error
     if type(meta) is not dict:
@@ -108,7 +109,8 @@ def _check_opcodes(path: Path, data: bytes) -> None:
             )
         if count >= MAX_PICKLE_OPCODES or (type(arg) is int and not -(1 << 31) <= arg < 1 << 31):
             raise _bad(path, _("too large for a vocabulary"))
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(arg) > MAX_PICKLE_OPCODES:
+        # memo 是按下标伸长的数组：一条 `LONG_BINPUT 2**31-1` 就要 32 GB。
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(arg or 0) > MAX_PICKLE_OPCODES:
             raise _bad(path, _("too large for a vocabulary"))
 
 
@@ -124,6 +126,7 @@ def write_meta_json(meta: dict[str, Any]) -> bytes:
 
 
 def _read_bounded(path: Path) -> bytes:
+    """整个文件，至多 `MAX_META_BYTES`。不是普通文件的（管道、设备）不去打开，打开可能永远等下去。"""
     if not path.is_file():
         raise _bad(path, _("not a regular file"))
     try:
@@ -137,6 +140,8 @@ def _read_bounded(path: Path) -> bytes:
 
 
 def _check_vocab_size(path: Path, vocab_size: Any, needed: int) -> int:
+    """`vocab_size` 可以比词表（`needed` 个）大：有人为了对齐把它补成 64 的倍数。"""
+    # `type(...) is int` 而不是 `isinstance`：`True` 也是 int。
     if type(vocab_size) is not int or not needed <= vocab_size <= MAX_VOCAB_SIZE:
         why = _("vocab_size is not an integer from {least} to {most}").format(least=needed, most=MAX_VOCAB_SIZE)
         raise _bad(path, why)

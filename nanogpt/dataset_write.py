@@ -42,8 +42,9 @@ def write_dataset(
     全部写完并落盘才改名，`meta.json` 最后；出任何错都不留半成品。
     """
     make_folder(folder)
-    if expected_tokens is None and all(isinstance(stream, np.ndarray) for stream in splits.values()):
-        expected_tokens = sum(stream.size for stream in splits.values())  # type: ignore[union-attr]
+    arrays = [stream for stream in splits.values() if isinstance(stream, np.ndarray)]
+    if expected_tokens is None and len(arrays) == len(splits):
+        expected_tokens = sum(array.size for array in arrays)
     if expected_tokens is not None:
         check_free_space(folder, expected_tokens * TOKEN_TYPE.itemsize + SPARE_BYTES)
     counts: dict[str, int] = {}
@@ -134,6 +135,7 @@ def make_folder(folder: Path) -> None:
 
 
 def _write_tokens(file: BinaryIO, stream: TokenStream, vocab_size: int, split: str) -> int:
+    """写完 `stream`，返回 token 数；越界的 id 在转成 uint16 之前就拒绝，否则会悄悄回绕成别的 token。"""
     count = 0
     for ids in [stream] if isinstance(stream, np.ndarray) else stream:
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
@@ -146,6 +148,7 @@ def _write_tokens(file: BinaryIO, stream: TokenStream, vocab_size: int, split: s
 
 
 def _sweep(folder: Path) -> None:
+    """删去没有人占着的替身。锁随进程结束而释放，所以锁得上就说明写者已不在。"""
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,6 +156,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _fsync_folder(folder: Path) -> None:
+    """让改名本身也落盘；只 fsync 文件，断电之后目录里可能还是旧名字。"""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

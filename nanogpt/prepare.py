@@ -90,6 +90,7 @@ def text_source(options: argparse.Namespace, script: Path, folder: Path, downloa
     """要读的文本：`--input`，否则输出目录或脚本旁边已有的 `input.txt`，再不然就下载一份。"""
     if options.input is not None:
         return options.input
+    # 与 nanoGPT 相同：旁边已有的 `input.txt` 可能是用户自己的文本，不查校验和。
     for path in (folder / "input.txt", script.resolve().parent / "input.txt"):
         if path.exists():
             return path
@@ -117,6 +118,7 @@ def fetch(download: Download, target: Path, offline: str) -> None:
             return
         except _Interrupted as error:
             why = str(error)
+        # 4xx 是地址或权限不对，等多久都一样。
         if not why.startswith("HTTP 4") and delay is not None:
             print(_("{why}; trying again in {seconds:g} s").format(why=visible(why), seconds=delay), file=sys.stderr)
             time.sleep(delay)
@@ -164,6 +166,7 @@ def _read_chunk(answer: Any) -> bytes:
         raise _Interrupted(str(error)) from error
 
 
+# 内容不对多半是登录页或被替换的文件，再下一次也一样，所以不重试。
 def _altered(download: Download, found: str, offline: str) -> UserError:
     return UserError(
         "download_altered",
@@ -200,6 +203,7 @@ def read_text(path: Path) -> str:
 
 def split_text(text: str, path: Path) -> tuple[str, str]:
     """前 90% 的字符训练，其余验证；两份都不能空。"""
+    # 写法也与 nanoGPT 相同：浮点乘法的舍入决定了切在哪个字符。
     cut = int(len(text) * 0.9)
     if not 0 < cut < len(text):
         what = _("{file} holds {count} characters; training and validation need some each")
@@ -225,6 +229,7 @@ def write_chars(folder: Path, train: str, val: str, source: str) -> dict[str, An
 
 def char_ids(text: str, chars: list[str]) -> Iterator[np.ndarray]:
     """`text` 在有序词表 `chars` 里的位置，一块一块地给。字符都在词表里。"""
+    # 小端 UTF-32 的四个字节就是码点，二分查找代替逐字查字典，每秒数千万字符。
     points = np.array([ord(char) for char in chars], dtype="<u4")
     for start in range(0, len(text), CHUNK_CHARS):
         chunk = text[start : start + CHUNK_CHARS].encode("utf-32-le")
@@ -269,6 +274,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("name", metavar="NAME")
     own = parser.parse_args(arguments[:1] or ["--help"])
     script = find_script(own.name)
+    # 脚本像被直接运行那样执行：它自己解析参数，自己以退出码结束（`SystemExit` 从这里穿过去）。
     sys.argv = [str(script), *arguments[1:]]
     runpy.run_path(str(script), run_name="__main__")
     return 0
