@@ -18,11 +18,10 @@ MAX_META_BYTES = 64 << 20
 # 65,536 个字符的词表约需五十万条 pickle 指令；更多的不是词表，逐条检查也太慢（约 1 µs 一条）。
 MAX_PICKLE_OPCODES = 2_000_000
 # 只够拼出 dict、str、int、list 的指令。没有一条能取得全局名字，也就没有东西可调用。
-_OPCODES = frozenset(
-    "PROTO FRAME STOP MARK POP POP_MARK EMPTY_DICT DICT SETITEM SETITEMS EMPTY_LIST LIST APPEND APPENDS "
-    "BINUNICODE SHORT_BINUNICODE UNICODE BININT BININT1 BININT2 INT "
-    "MEMOIZE BINPUT LONG_BINPUT PUT BINGET LONG_BINGET GET".split()
-)
+_OPCODES = {"PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK"}
+_OPCODES |= {"EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "LIST", "APPEND", "APPENDS"}
+_OPCODES |= {"BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "BININT", "BININT1", "BININT2", "INT"}
+_OPCODES |= {"MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT", "BINGET", "LONG_BINGET", "GET"}
 
 
 def read_meta_json(path: Path) -> dict[str, Any]:
@@ -92,7 +91,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("persistent id")
+        raise pickle.UnpicklingError(f"persistent id {type(pid).__name__}")
 
 
 def _check_opcodes(path: Path, data: bytes) -> None:

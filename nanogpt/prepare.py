@@ -116,7 +116,7 @@ def fetch(download: Download, target: Path, offline: str) -> None:
                 if found != download.sha256:
                     raise _altered(download, found, offline)
             return
-        except _Interrupted as error:
+        except _InterruptedError as error:
             why = str(error)
         # 4xx 是地址或权限不对，等多久都一样。
         if not why.startswith("HTTP 4") and delay is not None:
@@ -132,7 +132,7 @@ def fetch(download: Download, target: Path, offline: str) -> None:
     )
 
 
-class _Interrupted(Exception):
+class _InterruptedError(Exception):
     """这一次没有下完，值得再试。"""
 
 
@@ -150,11 +150,11 @@ def _stream(download: Download, file: BinaryIO) -> str:
                 if done > download.bytes:
                     break
     except urllib.error.HTTPError as error:
-        raise _Interrupted(f"HTTP {error.code} {error.reason}") from error
+        raise _InterruptedError(f"HTTP {error.code} {error.reason}") from error
     except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
-        raise _Interrupted(str(getattr(error, "reason", "") or error)) from error
+        raise _InterruptedError(str(getattr(error, "reason", "") or error)) from error
     if done < download.bytes:
-        raise _Interrupted(_("cut off after {done} of {bytes} bytes").format(done=done, bytes=download.bytes))
+        raise _InterruptedError(_("cut off after {done} of {bytes} bytes").format(done=done, bytes=download.bytes))
     return digest.hexdigest()
 
 
@@ -163,7 +163,7 @@ def _read_chunk(answer: Any) -> bytes:
     try:
         return answer.read(1 << 16)
     except OSError as error:
-        raise _Interrupted(str(error)) from error
+        raise _InterruptedError(str(error)) from error
 
 
 # 内容不对多半是登录页或被替换的文件，再下一次也一样，所以不重试。

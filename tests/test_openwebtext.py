@@ -49,15 +49,16 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def expected(tmp_path_factory):
+def expected():
     """照 nanoGPT 的做法直接算出的字节：同样的划分，逐篇编码，各接一个 50256。"""
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(SHARED / "tiktoken_cache")
-    encoding = tiktoken.get_encoding("gpt2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken_cache"))
+        encoding = tiktoken.get_encoding("gpt2")
     table = datasets.Dataset.from_dict({"text": [document(i) for i in range(COUNT)]})
     halves = table.train_test_split(test_size=0.0005, seed=2357, shuffle=True)
     found = {}
     for split, half in (("train", halves["train"]), ("val", halves["test"])):
-        ids = [encoding.encode_ordinary(text) + [encoding.eot_token] for text in half["text"]]
+        ids = [[*encoding.encode_ordinary(text), encoding.eot_token] for text in half["text"]]
         found[f"{split}.bin"] = np.concatenate(ids).astype("<u2").tobytes()
     return found
 
@@ -194,7 +195,7 @@ def test_missing_datasets_package(tmp_path):
 class Refusing(http.server.BaseHTTPRequestHandler):
     """代替 Hugging Face 的本地服务器：什么都没有。"""
 
-    def do_GET(self):  # noqa: N802 (标准库定的名字)
+    def do_GET(self):
         self.send_error(404)
 
     do_HEAD = do_GET  # noqa: N815

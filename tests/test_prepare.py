@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -131,9 +132,9 @@ class Misbehaving(http.server.BaseHTTPRequestHandler):
     """本地服务器，代替远方那个：按路径捣乱。`/flaky` 先断两次再给全。"""
 
     content = bytes(range(256)) * 400
-    seen: list[str] = []
+    seen: ClassVar[list[str]] = []
 
-    def do_GET(self):  # noqa: N802 (标准库定的名字)
+    def do_GET(self):
         self.seen.append(self.path)
         if self.path in ("/404", "/503"):
             return self.send_error(int(self.path[1:]))
@@ -222,7 +223,8 @@ def test_silent_server_times_out(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "http://", "http://[x", "http://a b/"])
-def test_unreachable_address(url, server, tmp_path):
+@pytest.mark.usefixtures("server")
+def test_unreachable_address(url, tmp_path):
     with pytest.raises(UserError) as caught:
         prepare.fetch(wanted(url), tmp_path / "input.txt", "offline way")
     assert caught.value.code == "download_failed" and list(tmp_path.iterdir()) == []

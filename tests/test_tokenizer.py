@@ -65,7 +65,8 @@ def test_char_decode_of_unknown_ids():
 
 
 @needs_bpe
-def test_gpt2_special_token(bpe):
+@pytest.mark.usefixtures("bpe")
+def test_gpt2_special_token():
     tokenizer = GPT2Tokenizer()
     assert tokenizer.encode("a<|endoftext|>") == [64, tokenizer.eot_id]
     assert tokenizer.eot_id not in tokenizer.encode_ordinary("a<|endoftext|>")
@@ -73,7 +74,8 @@ def test_gpt2_special_token(bpe):
 
 
 @needs_bpe
-def test_gpt2_decode(bpe):
+@pytest.mark.usefixtures("bpe")
+def test_gpt2_decode():
     tokenizer = GPT2Tokenizer()
     text = "héllo 中文 😀\n"
     ids = tokenizer.encode(text)
@@ -84,7 +86,8 @@ def test_gpt2_decode(bpe):
 
 
 @needs_bpe
-def test_gpt2_survives_lone_surrogate(bpe):
+@pytest.mark.usefixtures("bpe")
+def test_gpt2_survives_lone_surrogate():
     assert GPT2Tokenizer().encode("a\ud800")
 
 

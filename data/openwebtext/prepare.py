@@ -238,7 +238,7 @@ def tokenize_part(split: str, index: int, count: int, path: Path) -> None:
         with replace_together(path.parent) as open_new:
             file = open_new(path.name)
             for batch in documents.iter(batch_size=BATCH_DOCUMENTS):
-                ids = [encoding.encode_ordinary(text) + [encoding.eot_token] for text in batch["text"]]
+                ids = [[*encoding.encode_ordinary(text), encoding.eot_token] for text in batch["text"]]
                 file.write(np.concatenate(ids).astype(TOKEN_TYPE).data)
     except UserError as error:
         # `UserError` 过不了进程的边界（序列化只留一个参数），原来的系统错误可以。
