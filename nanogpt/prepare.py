@@ -88,8 +88,9 @@ def output_folder(script: Path, out: Path | None) -> Path:
 
 def text_source(options: argparse.Namespace, script: Path, folder: Path, download: Download) -> Path:
     """要读的文本：`--input`，否则输出目录或脚本旁边已有的 `input.txt`，再不然就下载一份。"""
-    if options.input is not None:
-        return options.input
+    given: Path | None = options.input
+    if given is not None:
+        return given
     # 与 nanoGPT 相同：旁边已有的 `input.txt` 可能是用户自己的文本，不查校验和。
     for path in (folder / "input.txt", script.resolve().parent / "input.txt"):
         if path.exists():
@@ -161,7 +162,8 @@ def _stream(download: Download, file: BinaryIO) -> str:
 def _read_chunk(answer: Any) -> bytes:
     """网络一侧的系统错误与磁盘一侧的分开：前者值得重试。"""
     try:
-        return answer.read(1 << 16)
+        chunk: bytes = answer.read(1 << 16)
+        return chunk
     except OSError as error:
         raise _InterruptedError(str(error)) from error
 

@@ -84,11 +84,13 @@ class GPT2Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """提示文本的 id；`<|endoftext|>` 当作特殊记号，与 nanoGPT 的采样相同。"""
-        return self._encoding().encode(text, allowed_special={"<|endoftext|>"}, disallowed_special=())
+        ids: list[int] = self._encoding().encode(text, allowed_special={"<|endoftext|>"}, disallowed_special=())
+        return ids
 
     def encode_ordinary(self, text: str) -> list[int]:
         """语料的 id；`<|endoftext|>` 只是普通文字。"""
-        return self._encoding().encode_ordinary(text)
+        ids: list[int] = self._encoding().encode_ordinary(text)
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """`ids` 的文本；词表外的 id（模型的词表常补齐到 50304）与拼不成 UTF-8 的字节变成 U+FFFD。"""
