@@ -38,7 +38,8 @@ def _main_parser() -> _Parser:
         "nanogpt-workbench", _("Train, watch, compare and sample small GPTs."),
         _("`nanogpt-workbench plot RUN...` draws a run's chart in a plain terminal. Without a terminal the quick "
           "start runs headless; arguments after -- are passed on to its trainer."))
-    parser.add_argument("--workspace", metavar="DIR", help=_("the folder with runs/, presets/ and data/ (default: here)"))
+    parser.add_argument("--workspace", metavar="DIR",
+                        help=_("the folder with runs/, presets/ and data/ (default: here)"))
     parser.add_argument("--lang", choices=LANGUAGES, help=_("language of the interface"))
     parser.add_argument("--read-only", action="store_true", help=_("start, stop, delete and write nothing"))
     parser.add_argument("--debug", action="store_true", help=_("show the traceback of an error"))

@@ -128,8 +128,10 @@ def _duration(seconds: float | None) -> str:
 
 
 def _place(state: RunState) -> str:
-    done = _("n/a") if state.last_iter is None else str(state.last_iter)
-    total = "" if state.max_iters is None else f"/{state.max_iters}"
+    last, most = state.last_iter, state.max_iters
+    # 第 `max_iters` 步也要训练，所以训练完时的步数比它多一。
+    done = _("n/a") if last is None else str(last if most is None else min(last, most))
+    total = "" if most is None else f"/{most}"
     return done + total + ("" if state.progress is None else f" ({state.progress:.0%})")
 
 
@@ -219,6 +221,7 @@ def draw_chart(runs: list[WatchedRun], screen: Screen, width: int, height: int) 
         low, high = low - margin, high + margin
     plotext.clear_figure()
     plotext.theme("clear")
+    plotext.limit_size(False, False)
     plotext.plotsize(width, height)
     for _label, color, marker, pieces in drawn:
         for x, y in pieces:
@@ -228,7 +231,7 @@ def draw_chart(runs: list[WatchedRun], screen: Screen, width: int, height: int) 
     for ticks, values in ((plotext.xticks, nice_ticks(left, right, max(2, width // 14))),
                           (plotext.yticks, nice_ticks(low, high, max(3, height // 3)))):
         ticks(values, [short_number(value) for value in values])
-    text = plotext.build()
+    text: str = plotext.build()
     text = text if screen.has_color else plotext.uncolorize(text)
     text = text.translate(ASCII_FRAME) if screen.is_ascii else text
     return text.rstrip("\n") + "\n" + _legend(drawn, screen, width)
@@ -301,7 +304,8 @@ def summary(run: WatchedRun) -> dict[str, Any]:
         "warnings": list(state.warnings), "errors": list(state.errors),
         "bad_lines": run.follower.bad_lines, "ignored_events": state.ignored_events,
     }
-    return json.loads(encode_event(fields))
+    strict: dict[str, Any] = json.loads(encode_event(fields))
+    return strict
 
 
 def run_plot(paths: list[str], is_json: bool = False, is_once: bool = False) -> int:

@@ -18,6 +18,7 @@ from nanogpt.i18n import _
 from nanogpt.rundir import CONSOLE, EVENTS, STOP
 from nanogpt.text import visible
 from workbench.plot import Screen, WatchedRun, progress_line, render
+from workbench.run_state import RunState
 
 DATASET = Path("data", "python_stdlib")
 PROMPT = "def "
@@ -167,11 +168,18 @@ def train(out_dir: Path, extra_args: Sequence[str], stops: StopSignals, period_s
     return code
 
 
-def say_summary(out_dir: Path) -> None:
+def resume_command(out_dir: Path, state: RunState) -> list[str]:
+    command = python("-m", "nanogpt.train", "--init_from=resume", f"--out_dir={out_dir}")
+    if state.status == "finished" and state.max_iters is not None:
+        # 练完了的要再练，得给它更多的步数。
+        command.append(f"--max_iters={2 * state.max_iters}")
+    return command
+
+
+def say_summary(out_dir: Path, state: RunState) -> None:
     say()
     say(_("The run is in {folder}. To go on from here:").format(folder=out_dir))
-    resume = python("-m", "nanogpt.train", str(out_dir / "config.toml"), "--init_from=resume")
-    for label, command in ((_("resume"), resume), (_("sample"), sample_command(out_dir)),
+    for label, command in ((_("resume"), resume_command(out_dir, state)), (_("sample"), sample_command(out_dir)),
                            (_("plot"), python("-m", "workbench", "plot", str(out_dir)))):
         say(f"  # {label}\n  {command_line(command)}")
 
@@ -208,5 +216,7 @@ def quickstart(extra_args: Sequence[str] = (), period_seconds: float = 10.0) -> 
             say()
             say(_("4. Samples from the trained model"))
             code = run_step(sample_command(out_dir), stops)
-        say_summary(out_dir)
+            if code and not stops.count:
+                say(_("sampling ended with exit code {code}").format(code=code))
+        say_summary(out_dir, run.state)
         return 0 if stops.count else (128 - code if code < 0 else code)

@@ -116,7 +116,8 @@ class RunState:
         # 热路径：每秒要折叠约一百万个，所以先整体查类型再逐列追加。
         iteration, when, get = event["iter"], event["time"], event.get
         values = [get(name) for name in ITER_FIELDS]
-        if type(iteration) is not int or not 0 <= iteration < LARGEST_ITER or not _NUMERIC.issuperset(map(type, values)):
+        is_typed = type(iteration) is int and _NUMERIC.issuperset(map(type, values))
+        if not is_typed or not 0 <= iteration < LARGEST_ITER:
             raise _WrongType("iter")
         count = len(self._iters["iter"])
         try:
@@ -183,8 +184,9 @@ class RunState:
         self._reported_best = best
 
     def _apply_checkpoint(self, event: dict[str, Any]) -> None:
-        record = {"iter": _iteration(event), "time": _number(event, "time"), "path": _text(event, "path"),
-                  "bytes": _count(event, "bytes"), "save_ms": _number(event, "save_ms")}
+        record: dict[str, Any] = {
+            "iter": _iteration(event), "time": _number(event, "time"), "path": _text(event, "path"),
+            "bytes": _count(event, "bytes"), "save_ms": _number(event, "save_ms")}
         self.checkpoints.append(record)
         self.last_time = record["time"]
 
@@ -285,7 +287,7 @@ class RunState:
         return max(0.0, now - self.last_time) if math.isfinite(self.last_time) else None
 
 
-def _keep(columns: dict[str, array], is_kept: np.ndarray) -> None:
+def _keep(columns: "dict[str, array[float]]", is_kept: np.ndarray) -> None:
     if is_kept.all():
         return
     for column in columns.values():

@@ -16,7 +16,8 @@ Segment = tuple[np.ndarray, np.ndarray]
 def drawable(values: np.ndarray) -> np.ndarray:
     """哪些点画得出来：有限且不大得离谱。"""
     with np.errstate(invalid="ignore"):
-        return np.abs(values) <= LARGEST_DRAWN
+        is_drawable: np.ndarray = np.abs(values) <= LARGEST_DRAWN
+    return is_drawable
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -68,7 +69,7 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
         return [low]
     rough = span / max(1, count)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.75)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [index * step for index in range(first, last + 1)] if last - first < 100 else [low, high]
 
