@@ -25,14 +25,14 @@ _NUMERIC = frozenset((float, int, type(None)))
 _NAN = math.nan
 
 
-class _WrongType(ValueError):
+class _WrongTypeError(ValueError):
     """事件里某个字段的类型不对。"""
 
 
 def _iteration(event: dict[str, Any], name: str = "iter") -> int:
     value = event.get(name)
     if type(value) is not int or not 0 <= value < LARGEST_ITER:
-        raise _WrongType(name)
+        raise _WrongTypeError(name)
     return value
 
 
@@ -40,11 +40,11 @@ def _number(event: dict[str, Any], name: str) -> float:
     """缺失、null 与非有限数都是 NaN。"""
     value = event.get(name)
     if type(value) not in _NUMERIC:
-        raise _WrongType(name)
+        raise _WrongTypeError(name)
     try:
         number = _NAN if value is None else float(value)
     except OverflowError as error:
-        raise _WrongType(name) from error
+        raise _WrongTypeError(name) from error
     return number if math.isfinite(number) else _NAN
 
 
@@ -53,7 +53,7 @@ def _text(event: dict[str, Any], name: str) -> str:
     if value is None:
         return ""
     if type(value) is not str:
-        raise _WrongType(name)
+        raise _WrongTypeError(name)
     return value[:KEPT_TEXT]
 
 
@@ -107,7 +107,7 @@ class RunState:
                 handler(event)
             else:
                 return
-        except (_WrongType, OverflowError, KeyError, TypeError):
+        except (_WrongTypeError, OverflowError, KeyError, TypeError):
             self.ignored_events += 1
             return
         self.version += 1
@@ -118,7 +118,7 @@ class RunState:
         values = [get(name) for name in ITER_FIELDS]
         is_typed = type(iteration) is int and _NUMERIC.issuperset(map(type, values))
         if not is_typed or not 0 <= iteration < LARGEST_ITER:
-            raise _WrongType("iter")
+            raise _WrongTypeError("iter")
         count = len(self._iters["iter"])
         try:
             for append, value in zip(self._appends, values, strict=True):
@@ -134,7 +134,7 @@ class RunState:
     def _apply_start(self, event: dict[str, Any]) -> None:
         config, when = event.get("config"), _number(event, "time")
         if type(config) is not dict:
-            raise _WrongType("config")
+            raise _WrongTypeError("config")
         # 配置都是标量；别的不是配置，也不必让读者处理任意深的嵌套。
         config = {name[:100]: value[:KEPT_TEXT] if type(value) is str else value for name, value in config.items()
                   if type(value) in (str, int, float, bool, type(None))}
@@ -214,7 +214,7 @@ class RunState:
     def _apply_end(self, event: dict[str, Any]) -> None:
         status, iteration, when = event.get("status"), _count(event, "iter"), _number(event, "time")
         if status not in END_STATUSES:
-            raise _WrongType("status")
+            raise _WrongTypeError("status")
         before, self._status_before_eval = self._status_before_eval, None
         # 评估完了，训练仍停在原来的地方；从没训练过的，评估的结局就是它的结局。
         self.status = status if before in (None, "starting") else before
