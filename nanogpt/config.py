@@ -1,7 +1,7 @@
-"""全部配置键:训练、采样、基准各一个 dataclass,名字、含义与默认值沿用 nanoGPT。
+"""全部配置键：训练、采样、基准各一个 dataclass，名字、含义与默认值沿用 nanoGPT。
 
-这里是唯一的出处:预设、命令行、`--help` 与工作台的表单都由此生成(见 `nanogpt.options`)。
-优先级:默认值 < 预设 < 命令行。不导入 `torch`。
+这里是唯一的出处：预设、命令行、`--help` 与工作台的表单都由此生成（见 `nanogpt.options`）。
+优先级：默认值 < 预设 < 命令行。不导入 `torch`。
 """
 
 import os
@@ -27,7 +27,7 @@ _DTYPE_HELP = N_("precision of the forward pass; auto: bfloat16 or float16 on CU
 
 @dataclass
 class TrainConfig:
-    """`nanogpt.train` 的键。默认值在 OpenWebText 上训练 GPT-2(124M)。"""
+    """`nanogpt.train` 的键。默认值在 OpenWebText 上训练 GPT-2（124M）。"""
 
     out_dir: str = option("out", N_("run directory: log, checkpoints, config"), _IO)
     eval_interval: int = option(2000, N_("evaluate and save a checkpoint every so often"), _IO, unit="iters", low=1)
@@ -104,7 +104,7 @@ class SampleConfig:
 
 @dataclass
 class BenchConfig:
-    """`nanogpt.bench` 的键;形状默认为 GPT-2(124M)。"""
+    """`nanogpt.bench` 的键；形状默认为 GPT-2（124M）。"""
 
     batch_size: int = option(12, N_("sequences in a micro-batch"), _BENCH, unit="sequences", low=1)
     block_size: int = option(1024, N_("context length"), _BENCH, unit="tokens", low=1)
@@ -128,9 +128,9 @@ ConfigT = TypeVar("ConfigT", TrainConfig, SampleConfig, BenchConfig)
 
 
 def load_config(cls: type[ConfigT], argv: list[str], usage: str, about: str) -> tuple[ConfigT, set[str]]:
-    """读命令行与预设,返回(查过的配置,明说过的键);`--help` 打印后以 0 退出。
+    """读命令行与预设，返回（查过的配置，明说过的键）;`--help` 打印后以 0 退出。
 
-    不合法的输入抛 `BadInput`,都在导入 `torch` 之前。
+    不合法的输入抛 `BadInput`，都在导入 `torch` 之前。
     """
     options = options_of(cls)
     line = parse(options, argv)
@@ -153,24 +153,24 @@ def load_config(cls: type[ConfigT], argv: list[str], usage: str, about: str) -> 
 
 
 def _run_to_resume(values: dict[str, Any]) -> str | None:
-    """续训而没有给预设时,运行目录里的 `config.toml` 就是预设:续的正是那次运行。"""
+    """续训而没有给预设时，运行目录里的 `config.toml` 就是预设：续的正是那次运行。"""
     saved = Path(values.get("out_dir", "out")) / "config.toml"
     return str(saved) if values.get("init_from") == "resume" and saved.is_file() else None
 
 
 def wants_debug(argv: list[str]) -> bool:
-    """命令行里有没有 `--debug`;报错的样子要在读配置之前定下来。"""
+    """命令行里有没有 `--debug`；报错的样子要在读配置之前定下来。"""
     return any(arg in ("--debug", "--debug=true", "--debug=True", "--debug=1") for arg in argv)
 
 
 def saved_values(config: ConfigT) -> dict[str, Any]:
-    """写进 `config.toml`、检查点与 `start` 事件的键:除去只对一次调用有意义的。"""
+    """写进 `config.toml`、检查点与 `start` 事件的键：除去只对一次调用有意义的。"""
     options = options_of(type(config))
     return {name: value for name, value in asdict(config).items() if not options[name].transient}
 
 
 def check_config(config: TrainConfig | SampleConfig | BenchConfig) -> None:
-    """跨键的检查;单个键的类型与范围已在 `coerce` 里查过。"""
+    """跨键的检查；单个键的类型与范围已在 `coerce` 里查过。"""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", config.device):
         raise _refused("device", config.device, _("legal: auto, cpu, mps, cuda, cuda:N"))
     if isinstance(config, (TrainConfig, BenchConfig)) and config.n_embd % config.n_head:

@@ -1,7 +1,7 @@
 """用户看得懂的错误与退出码。
 
-各模块抛出 `UserError` 的子类;`run_main` 是所有命令共用的出口,把它们变成
-至多三行的答复(什么、在哪、怎么修)与约定的退出码。
+各模块抛出 `UserError` 的子类；`run_main` 是所有命令共用的出口，把它们变成
+至多三行的答复（什么、在哪、怎么修）与约定的退出码。
 """
 
 import os
@@ -16,7 +16,7 @@ from nanogpt.text import visible
 class UserError(Exception):
     """可以向用户解释的错误。
 
-    `code`:稳定的、给程序读的名字;`what`、`where`、`hint`:各占一行,后两者可为空。
+    `code`：稳定的、给程序读的名字；`what`、`where`、`hint`：各占一行，后两者可为空。
     """
 
     exit_code = 1
@@ -24,6 +24,10 @@ class UserError(Exception):
     def __init__(self, code: str, what: str, where: str = "", hint: str = ""):
         super().__init__(what)
         self.code, self.what, self.where, self.hint = code, what, where, hint
+
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, str, str]]:
+        # 能在进程之间传递：默认的做法只带 `args`，重建时缺参数
+        return type(self), (self.code, self.what, self.where, self.hint)
 
     def __str__(self) -> str:
         lines = [_("error: {what}").format(what=self.what)]
@@ -53,9 +57,9 @@ class OutOfResources(UserError):
 
 
 def run_main(main: Callable[[], int], debug: bool = False) -> int:
-    """执行 `main` 并返回退出码;除 `debug` 外不打印调用栈。
+    """执行 `main` 并返回退出码；除 `debug` 外不打印调用栈。
 
-    分布式时每个进程都会遇到同样的坏输入,只由 rank 0 说一次。
+    分布式时每个进程都会遇到同样的坏输入，只由 rank 0 说一次。
     """
     try:
         return main()
@@ -69,7 +73,7 @@ def run_main(main: Callable[[], int], debug: bool = False) -> int:
         print(_("interrupted"), file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # 读者(例如 `| head`)先走了:不是错误。把 stdout 换掉,免得解释器退出时再报一次。
+        # 读者（例如 `| head`）先走了：不是错误。把 stdout 换掉，免得解释器退出时再报一次。
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:

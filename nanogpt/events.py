@@ -1,7 +1,7 @@
-"""运行的 JSON 日志流 `events.jsonl`:训练器逐行追加,工作台、`plot` 与测试读取。
+"""运行的 JSON 日志流 `events.jsonl`：训练器逐行追加，工作台、`plot` 与测试读取。
 
-一行一个 JSON 对象,UTF-8,只按 `\\n` 分行,数值非有限时写 `null`。每行都有
-`seq`(自 0 起无缺号,续训时接着数)、`time`(Unix 秒)、`event`。字段见 `docs/events.md`。
+一行一个 JSON 对象，UTF-8，只按 `\\n` 分行，数值非有限时写 `null`。每行都有
+`seq`（自 0 起无缺号，续训时接着数）、`time`（Unix 秒）、`event`。字段见 `docs/events.md`。
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# 一行的上限。更长的行不会出自本训练器,读者跳过它,以免一行吃光内存。
+# 一行的上限。更长的行不会出自本训练器，读者跳过它，以免一行吃光内存。
 MAX_LINE_BYTES = 1 << 20
 
 
@@ -28,7 +28,7 @@ def _finite(value: Any) -> Any:
 
 
 def encode_event(fields: dict[str, Any]) -> bytes:
-    """一个事件的那一行,含结尾的换行。孤立代理写成 `?`,所以总能编码。"""
+    """一个事件的那一行，含结尾的换行。孤立代理写成 `?`，所以总能编码。"""
     line = json.dumps(_finite(fields), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return line.encode("utf-8", "replace") + b"\n"
 
@@ -38,7 +38,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """一行(可含换行)对应的事件;不是合法事件时返回 None,从不抛出异常。"""
+    """一行（可含换行）对应的事件；不是合法事件时返回 None，从不抛出异常。"""
     if len(line) > MAX_LINE_BYTES:
         return None
     try:
@@ -54,7 +54,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """依次给出文件里的合法事件;坏行与未写完的末行跳过。"""
+    """依次给出文件里的合法事件；坏行与未写完的末行跳过。"""
     with open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n") and (fields := parse_line(line)) is not None:
@@ -62,7 +62,7 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _last_seq(path: Path) -> tuple[int, bool]:
-    """(最后一个合法事件的 `seq`,没有则 -1;文件是否以半行结尾)。从尾部往前读,不扫全文。"""
+    """（最后一个合法事件的 `seq`，没有则 -1；文件是否以半行结尾）。从尾部往前读，不扫全文。"""
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
         size, tail = 0, b""
@@ -70,7 +70,7 @@ def _last_seq(path: Path) -> tuple[int, bool]:
             size = min(end, max(1 << 16, size * 4))
             file.seek(end - size)
             tail = file.read(size)
-            # 不从文件开头读起时,第一行可能是半行:丢掉。
+            # 不从文件开头读起时，第一行可能是半行：丢掉。
             lines = tail.split(b"\n")[0 if size == end else 1:]
             for line in reversed(lines[:-1]):
                 if (fields := parse_line(line)) is not None:
@@ -79,17 +79,17 @@ def _last_seq(path: Path) -> tuple[int, bool]:
 
 
 class EventWriter:
-    """只追加的写者。写不进去(例如磁盘满)时先留着,下一次一并补上,所以不缺号、也不断行。"""
+    """只追加的写者。写不进去（例如磁盘满）时先留着，下一次一并补上，所以不缺号、也不断行。"""
 
     def __init__(self, path: Path):
         self.path = path
         self._seq, torn = _last_seq(path) if path.exists() else (-1, False)
-        # 前一次若死在写到一半,先补上换行,那半行就成了读者会跳过的一行坏行。
+        # 前一次若死在写到一半，先补上换行，那半行就成了读者会跳过的一行坏行。
         self._pending = b"\n" if torn else b""
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def emit(self, event: str, **fields: Any) -> bool:
-        """追加一个事件;返回是否已全部交给操作系统。不抛 OSError:日志写不进去不该毁掉训练。"""
+        """追加一个事件；返回是否已全部交给操作系统。不抛 OSError:日志写不进去不该毁掉训练。"""
         self._seq += 1
         self._pending += encode_event({"seq": self._seq, "time": time.time(), "event": event, **fields})
         try:

@@ -1,7 +1,7 @@
-"""界面语言:英文是 msgid,`zh_CN` 是译文目录。
+"""界面语言：英文是 msgid,`zh_CN` 是译文目录。
 
-语言依次取自 `--lang`、环境变量 `NANOGPT_LANG`、系统 locale。换语言即时生效,
-所以 `_` 要在显示时调用,模块级的文字用 `N_` 标记、显示时再译。
+语言依次取自 `--lang`、环境变量 `NANOGPT_LANG`、系统 locale。换语言即时生效，
+所以 `_` 要在显示时调用，模块级的文字用 `N_` 标记、显示时再译。
 """
 
 import gettext
@@ -15,23 +15,23 @@ _translation: gettext.NullTranslations = gettext.NullTranslations()
 _language = "en"
 
 
-def N_(message: str) -> str:  # noqa: N802 (gettext 的惯用名)
+def N_(message: str) -> str:  # noqa: N802 （gettext 的惯用名）
     """标记待译的文字而不翻译。"""
     return message
 
 
 def _(message: str) -> str:
-    """`message` 在当前语言里的说法;没有译文时原样返回。"""
+    """`message` 在当前语言里的说法；没有译文时原样返回。"""
     return _translation.gettext(message) if message else ""
 
 
 def language() -> str:
-    """当前语言,`en` 或 `zh`。"""
+    """当前语言，`en` 或 `zh`。"""
     return _language
 
 
 def preferred_language(environ: dict[str, str] | None = None) -> str:
-    """环境所要的语言:`NANOGPT_LANG` 在前,随后按 POSIX 的次序看 locale。"""
+    """环境所要的语言：`NANOGPT_LANG` 在前，随后按 POSIX 的次序看 locale。"""
     environ = dict(os.environ) if environ is None else environ
     for name in ("NANOGPT_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         value = environ.get(name, "").lower()
@@ -41,7 +41,7 @@ def preferred_language(environ: dict[str, str] | None = None) -> str:
 
 
 def use_language(lang: str) -> None:
-    """切换界面语言;不认识的语言当作英文。"""
+    """切换界面语言；不认识的语言当作英文。"""
     global _translation, _language
     _language = lang if lang in LANGUAGES else "en"
     catalogs = [_CATALOG[_language]] if _language in _CATALOG else []
@@ -54,7 +54,7 @@ def use_language(lang: str) -> None:
 
 
 def add_domain(domain: str, folder: Path) -> None:
-    """登记另一个译文目录(工作台有自己的),立即生效。"""
+    """登记另一个译文目录（工作台有自己的），立即生效。"""
     _LOCALE_DIRS[domain] = folder
     use_language(_language)
 

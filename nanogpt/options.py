@@ -1,7 +1,7 @@
-"""把一个 dataclass 变成命令行:键、默认值、说明与合法范围只写一次,预设、命令行、
+"""把一个 dataclass 变成命令行：键、默认值、说明与合法范围只写一次，预设、命令行、
 `--help` 与工作台的表单都从这里取。
 
-`nanogpt.config` 用 `option` 声明键,用 `parse` 读命令行;本模块不认识任何具体的键。
+`nanogpt.config` 用 `option` 声明键，用 `parse` 读命令行；本模块不认识任何具体的键。
 """
 
 import ast
@@ -22,7 +22,7 @@ _TYPE_NAMES = {bool: N_("true or false"), int: N_("whole number"), float: N_("nu
 
 @dataclass(frozen=True)
 class Option:
-    """一个键的全部元数据。`low`/`high` 是闭区间的两端,`below` 是取不到的上界。"""
+    """一个键的全部元数据。`low`/`high` 是闭区间的两端，`below` 是取不到的上界。"""
 
     name: str
     type: type
@@ -35,11 +35,11 @@ class Option:
     below: float | None = None
     choices: tuple[str, ...] = ()
     allows_auto: bool = False  # 除本身的类型外还接受 "auto"
-    transient: bool = False    # 只对这一次调用有意义,不写进 config.toml
+    transient: bool = False    # 只对这一次调用有意义，不写进 config.toml
 
     @property
     def legal(self) -> str:
-        """合法取值的一句话,给 `--help` 与报错。"""
+        """合法取值的一句话，给 `--help` 与报错。"""
         if self.choices:
             return ", ".join(self.choices)
         text = _(_TYPE_NAMES[self.type])
@@ -52,19 +52,19 @@ class Option:
 
 
 def option(default: Any, help: str, group: str, **meta: Any) -> Any:
-    """声明一个键;`meta` 为 `Option` 的其余字段。"""
+    """声明一个键；`meta` 为 `Option` 的其余字段。"""
     return dataclasses.field(default=default, metadata={"help": help, "group": group, **meta})
 
 
 def options_of(cls: type) -> dict[str, Option]:
-    """`cls` 的全部键,按声明的次序。"""
+    """`cls` 的全部键，按声明的次序。"""
     types = get_type_hints(cls)
     return {f.name: Option(name=f.name, default=f.default, **{"type": types[f.name], **f.metadata})
             for f in dataclasses.fields(cls)}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """最接近的名字,作为建议的一句话;没有接近的则为空。"""
+    """最接近的名字，作为建议的一句话；没有接近的则为空。"""
     close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
     return _("did you mean {names}?").format(names=_(" or ").join(close)) if close else ""
 
@@ -75,7 +75,7 @@ def unknown_key(name: str, known: Iterable[str], where: str) -> BadInput:
 
 
 def coerce(opt: Option, value: Any, where: str) -> Any:
-    """把命令行的文字或预设里的值变成键的类型,并检查范围;不合法则 `BadInput`。"""
+    """把命令行的文字或预设里的值变成键的类型，并检查范围；不合法则 `BadInput`。"""
     if opt.allows_auto and value == "auto":
         return "auto"
     result = _converted(opt.type, value)
@@ -93,7 +93,7 @@ def coerce(opt: Option, value: Any, where: str) -> Any:
 
 
 def _converted(kind: type, value: Any) -> Any:
-    """换成 `kind` 的值;换不成则 None。"""
+    """换成 `kind` 的值；换不成则 None。"""
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -115,7 +115,7 @@ def _converted(kind: type, value: Any) -> Any:
 
 
 def _whole(value: int | float | str) -> int | None:
-    """整数,接受 `1e3`、`1_000`、`64.0`。"""
+    """整数，接受 `1e3`、`1_000`、`64.0`。"""
     if isinstance(value, str):
         text = value.strip()
         if re.fullmatch(r"[+-]?\d[\d_]{0,30}", text):
@@ -125,7 +125,7 @@ def _whole(value: int | float | str) -> int | None:
 
 
 def _unquoted(text: str) -> str:
-    """去掉整段包着的引号:nanoGPT 对值做 `literal_eval`,它的用户会写 `--x="'y'"`。"""
+    """去掉整段包着的引号：nanoGPT 对值做 `literal_eval`，它的用户会写 `--x="'y'"`。"""
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
         try:
             literal = ast.literal_eval(text)
@@ -182,7 +182,7 @@ def parse(options: dict[str, Option], argv: list[str]) -> CommandLine:
 
 
 def _following_value(opt: Option, rest: list[str]) -> str:
-    """`--key value` 里的那个值;布尔键可以不带值。"""
+    """`--key value` 里的那个值；布尔键可以不带值。"""
     if opt.type is bool:
         follows = bool(rest) and (rest[0].lower() in _TRUE + _FALSE or (opt.allows_auto and rest[0] == "auto"))
         return rest.pop(0) if follows else "true"
@@ -193,7 +193,7 @@ def _following_value(opt: Option, rest: list[str]) -> str:
 
 
 def format_help(usage: str, about: str, options: dict[str, Option]) -> str:
-    """`--help` 的全文:每个键的默认值、含义、单位与合法范围。"""
+    """`--help` 的全文：每个键的默认值、含义、单位与合法范围。"""
     lines = [_("usage: {usage}").format(usage=usage), "", about]
     group = None
     for opt in options.values():

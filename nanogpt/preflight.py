@@ -17,8 +17,8 @@ from nanogpt.rundir import CHECKPOINT, RunDir
 
 USAGE = "python -m nanogpt.train [PRESET] [--key=value ...]"
 ABOUT = N_("Train or evaluate a GPT. PRESET is a preset's name, a .toml file, or one of nanoGPT's config/*.py.")
-# 没有元数据的数据集按 nanoGPT 的惯例是 GPT-2 BPE：50257 补齐到 64 的倍数
-DEFAULT_VOCAB_SIZE = 50304
+# GPT-2 BPE 的 50257 补齐到 64 的倍数，矩阵乘法更快；没有元数据的数据集按 nanoGPT 的惯例也是它
+PADDED_GPT2_VOCAB_SIZE = 50304
 
 
 @dataclass
@@ -31,10 +31,12 @@ class Job:
     run: RunDir | None
     debug: bool
 
-    @property
-    def vocab_size(self) -> int:
-        """从头训练时的词表大小。"""
-        return self.dataset.vocab_size or DEFAULT_VOCAB_SIZE
+
+def scratch_vocab_size(dataset: Dataset | None) -> int:
+    """从头训练时模型的词表大小。"""
+    if dataset is None or dataset.vocab_size is None or (dataset.tokenizer or {}).get("kind") == "gpt2":
+        return PADDED_GPT2_VOCAB_SIZE
+    return dataset.vocab_size
 
 
 def preflight(argv: list[str]) -> Job:
@@ -58,7 +60,7 @@ def preflight(argv: list[str]) -> Job:
 def _starting_vocab_size(config: TrainConfig, dataset: Dataset) -> int:
     """起步的模型认得多少个 id；顺便查所要的上下文有没有超过预训练模型的。"""
     if config.init_from == "scratch":
-        return dataset.vocab_size or DEFAULT_VOCAB_SIZE
+        return scratch_vocab_size(dataset)
     args = (gpt2_model_args(config.init_from) if config.init_from in GPT2_SHAPES
             else folder_model_args(Path(config.init_from)))
     if config.block_size > args["block_size"]:

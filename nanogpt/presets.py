@@ -1,7 +1,7 @@
-"""找到并读入预设:我们的 TOML,或 nanoGPT 的 `config/*.py`。
+"""找到并读入预设：我们的 TOML，或 nanoGPT 的 `config/*.py`。
 
-`nanogpt.config` 由此取得「键 → (值, 出处)」;工作台用 `list_presets` 列出可选的预设。
-`.py` 只用 `ast` 读,从不执行:只认字面量与算术的赋值,其余按行号拒绝。
+`nanogpt.config` 由此取得「键 → （值，出处）」；工作台用 `list_presets` 列出可选的预设。
+`.py` 只用 `ast` 读，从不执行：只认字面量与算术的赋值，其余按行号拒绝。
 """
 
 import ast
@@ -22,7 +22,7 @@ Values = dict[str, tuple[Any, str]]
 
 
 def list_presets(workspace: Path | None = None) -> dict[str, Path]:
-    """预设的名字与文件;工作区自己的 `presets/` 盖过随包携带的。"""
+    """预设的名字与文件；工作区自己的 `presets/` 盖过随包携带的。"""
     folders = (shipped_dir("presets"), (workspace or Path.cwd()) / "presets")
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
@@ -30,7 +30,7 @@ def list_presets(workspace: Path | None = None) -> dict[str, Path]:
 def find_preset(arg: str, workspace: Path | None = None) -> Path:
     """`arg` 是预设名、`.toml` 或 `.py` 文件。
 
-    nanoGPT 的 `config/<name>.py` 即使不在这里,也认得出随包携带的同名预设。
+    nanoGPT 的 `config/<name>.py` 即使不在这里，也认得出随包携带的同名预设。
     """
     path = Path(arg) if "\0" not in arg else Path("?")
     if path.suffix in (".toml", ".py") and path.is_file():
@@ -44,13 +44,13 @@ def find_preset(arg: str, workspace: Path | None = None) -> Path:
 
 
 def read_preset(path: Path, known: Container[str]) -> Values:
-    """预设里的键与值,连同各自的出处(文件与行),供报错。"""
+    """预设里的键与值，连同各自的出处（文件与行），供报错。"""
     text = _read_text(path)
     return _read_python(text, path, known) if path.suffix == ".py" else _read_toml(text, path)
 
 
 def read_about(path: Path) -> dict[str, str]:
-    """TOML 预设的标题与说明:`title`、`title_zh`、`description`、`description_zh`;没有则为空。"""
+    """TOML 预设的标题与说明：`title`、`title_zh`、`description`、`description_zh`；没有则为空。"""
     try:
         about = tomllib.loads(_read_text(path)).get("about", {})
     except (tomllib.TOMLDecodeError, BadInput):
@@ -94,7 +94,7 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 
 def _read_python(text: str, path: Path, known: Container[str]) -> Values:
-    """逐句读 nanoGPT 的配置文件。不是键的中间变量可以有,但必须被后面的式子用到。"""
+    """逐句读 nanoGPT 的配置文件。不是键的中间变量可以有，但必须被后面的式子用到。"""
     try:
         tree = ast.parse(text, str(path))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -127,7 +127,7 @@ def _refused_line(where: str) -> BadInput:
 
 
 def _value(node: ast.expr, names: dict[str, Any], used: set[str], where: str) -> Any:
-    """一个式子的值:字面量、前面的变量、算术,以及 nanoGPT 自己用到的 `str(time.time())`。"""
+    """一个式子的值：字面量、前面的变量、算术，以及 nanoGPT 自己用到的 `str(time.time())`。"""
     if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float, str)):
         return node.value
     if isinstance(node, ast.Name) and node.id in names:
@@ -141,7 +141,7 @@ def _value(node: ast.expr, names: dict[str, Any], used: set[str], where: str) ->
         both_text = isinstance(left, str) and isinstance(right, str) and isinstance(node.op, ast.Add)
         if not both_text and (isinstance(left, str) or isinstance(right, str)):
             raise _refused_line(where)
-        # 大数的乘方能耗尽内存:一行配置用不到那么大的数。
+        # 大数的乘方能耗尽内存：一行配置用不到那么大的数。
         if isinstance(node.op, ast.Pow) and (abs(left) > 1e6 or abs(right) > 64):
             raise _refused_line(where)
         return _BINARY[type(node.op)](left, right)

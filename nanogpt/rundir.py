@@ -1,7 +1,7 @@
-"""运行目录(`out_dir`):锁、`run.json`、`config.toml`、停止文件。
+"""运行目录（`out_dir`）：锁、`run.json`、`config.toml`、停止文件。
 
-训练器在这里写,工作台与 `plot` 在这里读;两边都不需要 `torch`。文件一律 0600、目录
-0700,不受 umask 影响。锁用 `flock`:进程一死内核就放开,所以锁着就是活着。
+训练器在这里写，工作台与 `plot` 在这里读；两边都不需要 `torch`。文件一律 0600、目录
+0700，不受 umask 影响。锁用 `flock`：进程一死内核就放开，所以锁着就是活着。
 """
 
 import contextlib
@@ -31,7 +31,7 @@ TEMP_SUFFIX = ".tmp"
 
 
 def fsync_dir(folder: Path) -> None:
-    """让刚改的目录项落盘:`rename` 之后必须有这一步,断电才不会退回去。"""
+    """让刚改的目录项落盘：`rename` 之后必须有这一步，断电才不会退回去。"""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -41,7 +41,7 @@ def fsync_dir(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Any]:
-    """写 `path` 的二进制文件对象:写临时文件、fsync、改名、fsync 目录;出错则什么也不留下。"""
+    """写 `path` 的二进制文件对象：写临时文件、fsync、改名、fsync 目录；出错则什么也不留下。"""
     temp = path.with_name(f"{path.name}.{os.getpid()}{TEMP_SUFFIX}")
     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -63,14 +63,14 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def sweep_temp_files(folder: Path) -> None:
-    """清掉上一次死在保存途中留下的临时文件;只在持锁时调用。"""
+    """清掉上一次死在保存途中留下的临时文件；只在持锁时调用。"""
     for path in folder.glob(f"*{TEMP_SUFFIX}"):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def boot_id() -> str:
-    """这次开机的标识:pid 与开始时间只在同一次开机内可比。没有则空。"""
+    """这次开机的标识：pid 与开始时间只在同一次开机内可比。没有则空。"""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -78,7 +78,7 @@ def boot_id() -> str:
 
 
 def process_start_time(pid: int) -> float | None:
-    """进程的开始时间(开机以来的秒);没有这个进程、或系统没有 `/proc` 则 None。"""
+    """进程的开始时间（开机以来的秒）；没有这个进程、或系统没有 `/proc` 则 None。"""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
@@ -87,13 +87,13 @@ def process_start_time(pid: int) -> float | None:
 
 
 def identity() -> dict[str, Any]:
-    """本进程是谁:pid 单独不可信,所以连同开始时间、开机标识与主机名。"""
+    """本进程是谁：pid 单独不可信，所以连同开始时间、开机标识与主机名。"""
     return {"pid": os.getpid(), "pid_start_time": process_start_time(os.getpid()),
             "boot_id": boot_id(), "host": socket.gethostname()}
 
 
 def git_commit() -> str | None:
-    """代码所在仓库的提交;直接读 `.git`,不起子进程。不是仓库则 None。"""
+    """代码所在仓库的提交；直接读 `.git`，不起子进程。不是仓库则 None。"""
     git = Path(__file__).parents[1] / ".git"
     try:
         head = (git / "HEAD").read_text(encoding="utf-8").strip()
@@ -109,7 +109,7 @@ def git_commit() -> str | None:
 
 
 def holder(out_dir: Path) -> dict[str, Any] | None:
-    """占着 `out_dir` 的训练器(`pid`、`host` 等,读不出则为空表);没人占着则 None。"""
+    """占着 `out_dir` 的训练器（`pid`、`host` 等，读不出则为空表）；没人占着则 None。"""
     try:
         fd = os.open(out_dir / LOCK, os.O_RDONLY)
     except OSError:
@@ -128,7 +128,7 @@ def holder(out_dir: Path) -> dict[str, Any] | None:
 
 
 class RunDir:
-    """一次运行的目录,由活着的训练器持有。只有 rank 0 有它。"""
+    """一次运行的目录，由活着的训练器持有。只有 rank 0 有它。"""
 
     def __init__(self, out_dir: str):
         self.path = Path(out_dir)
@@ -153,7 +153,7 @@ class RunDir:
         self.events: EventWriter | None = None
 
     def has_run(self) -> bool:
-        """这里已有一次训练(我们的或 nanoGPT 的)。"""
+        """这里已有一次训练（我们的或 nanoGPT 的）。"""
         return any((self.path / name).exists() for name in (CHECKPOINT, EVENTS))
 
     def refuse_earlier_run(self) -> None:
@@ -163,12 +163,12 @@ class RunDir:
                            _("--init_from=resume goes on with it, --overwrite deletes it, --out_dir goes elsewhere"))
 
     def delete_earlier_run(self) -> None:
-        """`--overwrite`:删掉旧运行的文件。`console.log` 正被本进程的启动者写着,留下。"""
+        """`--overwrite`：删掉旧运行的文件。`console.log` 正被本进程的启动者写着，留下。"""
         for path in [*self.path.glob("ckpt*.pt"), *(self.path / n for n in (EVENTS, CONFIG, RUN, STOP, TRACEBACK))]:
             path.unlink(missing_ok=True)
 
     def open(self, config: TrainConfig, description: dict[str, Any]) -> None:
-        """清扫旧的临时文件与停止文件,写 `config.toml`、`run.json`,打开事件流。"""
+        """清扫旧的临时文件与停止文件，写 `config.toml`、`run.json`，打开事件流。"""
         sweep_temp_files(self.path)
         self.take_stop()
         if not (config.eval_only and self.has_run()):
@@ -182,18 +182,18 @@ class RunDir:
         return (self.path / STOP).exists()
 
     def take_stop(self) -> None:
-        """收下停止文件:已经照办,或是上一次运行剩下的。"""
+        """收下停止文件：已经照办，或是上一次运行剩下的。"""
         (self.path / STOP).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """放开目录。锁文件留着:删掉它会让正等着它的另一个进程锁住一个已不在目录里的文件。"""
+        """放开目录。锁文件留着：删掉它会让正等着它的另一个进程锁住一个已不在目录里的文件。"""
         if self.events is not None:
             self.events.close()
         os.close(self._lock_fd)
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
-    """把解析后的配置写成 TOML;它本身就是一个合法的预设。"""
+    """把解析后的配置写成 TOML；它本身就是一个合法的预设。"""
     options, values = options_of(type(config)), saved_values(config)
     document, group = tomlkit.document(), None
     for field in fields(config):

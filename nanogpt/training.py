@@ -26,7 +26,7 @@ from nanogpt.distributed import Ranks
 from nanogpt.errors import BadInput, Diverged, OutOfResources
 from nanogpt.i18n import _
 from nanogpt.model import GPT, GPTConfig
-from nanogpt.preflight import Job
+from nanogpt.preflight import Job, scratch_vocab_size
 from nanogpt.rundir import CHECKPOINT, RunDir
 from nanogpt.stopping import StopSignals
 
@@ -149,7 +149,7 @@ def _initial_model(job: Job, config: TrainConfig, checkpoint: dict[str, Any] | N
         model.load_state_dict(checkpoint["model"])
     elif config.init_from == "scratch":
         model = GPT(GPTConfig(n_layer=config.n_layer, n_head=config.n_head, n_embd=config.n_embd,
-                              block_size=config.block_size, bias=config.bias, vocab_size=job.vocab_size,
+                              block_size=config.block_size, bias=config.bias, vocab_size=scratch_vocab_size(job.dataset),
                               dropout=config.dropout))
     else:
         model = GPT.from_pretrained(config.init_from, {"dropout": config.dropout})
