@@ -48,7 +48,8 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> int:
             raise
         need = sum(t.numel() * t.element_size() for t in checkpoint["model"].values()) * 3
         have = shutil.disk_usage(path.parent).free
-        why = _("disk full") if number in (errno.ENOSPC, errno.EDQUOT) else getattr(cause, "strerror", None) or str(error)
+        is_full = number in (errno.ENOSPC, errno.EDQUOT)
+        why = _("disk full") if is_full else getattr(cause, "strerror", None) or str(error)
         raise OutOfResources(
             "checkpoint_failed", _("cannot save the checkpoint: {why}").format(why=why), str(path),
             _("it needs about {need} MiB, {have} MiB are free; the earlier checkpoint is whole").format(

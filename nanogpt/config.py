@@ -85,7 +85,7 @@ class SampleConfig:
     """`nanogpt.sample` 的键。"""
 
     init_from: str = option(
-        "resume", N_("resume (a checkpoint of out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder"), _SAMPLING)
+        "resume", N_("resume (from out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder"), _SAMPLING)
     out_dir: str = option("out", N_("run directory to read the checkpoint from"), _SAMPLING)
     checkpoint: str = option("ckpt.pt", N_("file name of the checkpoint in out_dir"), _SAMPLING)
     start: str = option("\n", N_("prompt; FILE:prompt.txt reads it from a file"), _SAMPLING)

@@ -15,7 +15,7 @@ _translation: gettext.NullTranslations = gettext.NullTranslations()
 _language = "en"
 
 
-def N_(message: str) -> str:  # noqa: N802 （gettext 的惯用名）
+def N_(message: str) -> str:
     """标记待译的文字而不翻译。"""
     return message
 

@@ -124,7 +124,7 @@ class GPT(nn.Module):
         否则 logits 只有最后一个位置，(B, 1, V)，loss 为 None。
         """
         T = idx.size(1)
-        if T > self.config.block_size:
+        if self.config.block_size < T:
             raise ValueError(f"sequence of length {T} is longer than block_size {self.config.block_size}")
         positions = torch.arange(T, dtype=torch.long, device=idx.device)
         x = self.transformer["wte"](idx) + self.transformer["wpe"](positions)  # (B, T, C)

@@ -66,7 +66,8 @@ def _read_text(path: Path) -> str:
             raise BadInput("bad_preset", _("the preset is larger than 1 MiB"), str(path), _("is it a preset?"))
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
-        raise BadInput("bad_preset", _("cannot read the preset: {why}").format(why=error.strerror), str(path)) from error
+        what = _("cannot read the preset: {why}").format(why=error.strerror)
+        raise BadInput("bad_preset", what, str(path)) from error
     except UnicodeDecodeError as error:
         raise BadInput("bad_preset", _("the preset is not UTF-8 (byte {n})").format(n=error.start), str(path),
                        _("save it as UTF-8")) from error

@@ -140,17 +140,24 @@ class RunDir:
         except OSError as error:
             raise BadInput("out_dir_unusable", _("cannot write to the run directory: {why}").format(why=error.strerror),
                            out_dir, _("choose another with --out_dir")) from error
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not self._lock():
             other = holder(self.path) or {}
             os.close(self._lock_fd)
-            raise BadInput("out_dir_locked", _("another trainer is using this run directory: pid {pid} on {host}").format(
-                pid=other.get("pid", "?"), host=other.get("host", "?")), out_dir,
-                _("wait for it, stop it, or choose another with --out_dir")) from error
+            what = _("another trainer is using this run directory: pid {pid} on {host}").format(
+                pid=other.get("pid", "?"), host=other.get("host", "?"))
+            raise BadInput("out_dir_locked", what, out_dir, _("wait for it, stop it, or choose another with --out_dir"))
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, json.dumps(identity()).encode(), 0)
         self.events: EventWriter | None = None
+
+    def _lock(self) -> bool:
+        """试着独占；`holder` 查看时会占用一瞬，所以多试几次。"""
+        for _attempt in range(5):
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            time.sleep(0.02)
+        return False
 
     def has_run(self) -> bool:
         """这里已有一次训练（我们的或 nanoGPT 的）。"""

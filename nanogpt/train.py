@@ -107,7 +107,9 @@ def log_iter(t: Training, loss: Tensor, grad_norm: Tensor | None, lr: float, ite
     mean_loss = t.ranks.mean(loss.item())
     per_rank = t.config.batch_size * t.accumulation
     mfu = t.raw_model.estimate_mfu(per_rank, iter_ms / 1e3, t.peak_flops) if t.peak_flops and is_settled else None
-    t.say(f"iter {t.iter_num}: loss {mean_loss:.4f}, time {iter_ms:.2f}ms, mfu {-100 if mfu is None else mfu * 100:.2f}%")
+    # 峰值未知时 nanoGPT 的写法是 -100%
+    percent = -100.0 if mfu is None else mfu * 100
+    t.say(f"iter {t.iter_num}: loss {mean_loss:.4f}, time {iter_ms:.2f}ms, mfu {percent:.2f}%")
     t.emit("iter", iter=t.iter_num, loss=mean_loss, lr=lr, grad_norm=None if grad_norm is None else grad_norm.item(),
            iter_ms=iter_ms, tokens_per_second=t.tokens_per_iter / iter_ms * 1e3, mfu=mfu,
            memory_mib=devices.memory_mib(t.device))
@@ -136,7 +138,8 @@ def train(t: Training) -> str:
                 report_ranks(t, (time.perf_counter() - began) * 1e3 / max(timed, 1))
             if must_stop and not config.eval_only:
                 return stop_here(t)
-            if t.iter_num % config.eval_interval == 0 and t.evaluated_iter != t.iter_num or config.eval_only:
+            is_eval_due = t.iter_num % config.eval_interval == 0 and t.evaluated_iter != t.iter_num
+            if is_eval_due or config.eval_only:
                 evaluate(t, lr, wandb)
                 began, timed = time.perf_counter(), 0
             if config.eval_only:
@@ -179,8 +182,9 @@ def stop_here(t: Training) -> str:
     if t.run is not None:
         t.run.take_stop()
         if not is_saved:
-            raise OutOfResources("stopped_unsaved", _("stopped, but the steps since iter {n} could not be saved").format(
-                n=max(t.saved_iter, 0)), t.config.out_dir, _("free some space; resume goes on from there"))
+            what = _("stopped, but the steps since iter {n} could not be saved").format(n=max(t.saved_iter, 0))
+            raise OutOfResources("stopped_unsaved", what, t.config.out_dir,
+                                 _("free some space; resume goes on from there"))
         t.say(_("stopped at iter {n}; go on with: {command}").format(
             n=t.iter_num, command=f"python -m nanogpt.train --init_from=resume --out_dir={t.config.out_dir}"))
     return "stopped"

@@ -149,8 +149,8 @@ def _initial_model(job: Job, config: TrainConfig, checkpoint: dict[str, Any] | N
         model.load_state_dict(checkpoint["model"])
     elif config.init_from == "scratch":
         model = GPT(GPTConfig(n_layer=config.n_layer, n_head=config.n_head, n_embd=config.n_embd,
-                              block_size=config.block_size, bias=config.bias, vocab_size=scratch_vocab_size(job.dataset),
-                              dropout=config.dropout))
+                              block_size=config.block_size, bias=config.bias, dropout=config.dropout,
+                              vocab_size=scratch_vocab_size(job.dataset)))
     else:
         model = GPT.from_pretrained(config.init_from, {"dropout": config.dropout})
         if config.block_size < model.config.block_size:
