@@ -5,10 +5,12 @@
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import platform
+import re
 import socket
 import sys
 import time
@@ -20,7 +22,7 @@ from typing import Any
 import tomlkit
 
 from nanogpt.config import TrainConfig, saved_values
-from nanogpt.errors import BadInput
+from nanogpt.errors import BadInput, OutOfResources, UserError
 from nanogpt.events import EventWriter
 from nanogpt.i18n import _
 from nanogpt.options import options_of
@@ -28,6 +30,9 @@ from nanogpt.options import options_of
 CONFIG, RUN, EVENTS, CONSOLE = "config.toml", "run.json", "events.jsonl", "console.log"
 CHECKPOINT, STOP, LOCK, TRACEBACK = "ckpt.pt", "stop", "lock", "traceback.txt"
 TEMP_SUFFIX = ".tmp"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# 锁被占时再试这么多次：查看「谁占着」的一方会把它借走一瞬间，刚拿到它的一方还没写下自己的名字
+_LOCK_TRIES, _LOCK_WAIT_S = 20, 0.02
 
 
 def fsync_dir(folder: Path) -> None:
@@ -65,8 +70,10 @@ def write_atomic(path: Path, text: str) -> None:
 def sweep_temp_files(folder: Path) -> None:
     """清掉上一次死在保存途中留下的临时文件；只在持锁时调用。"""
     for path in folder.glob(f"*{TEMP_SUFFIX}"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        # 只认 `atomic_file` 起的名字，用户自己的 `.tmp` 不动
+        if re.search(rf"\.\d+\{TEMP_SUFFIX}$", path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def boot_id() -> str:
@@ -127,37 +134,47 @@ def holder(out_dir: Path) -> dict[str, Any] | None:
     return None
 
 
+def _unusable(error: OSError, out_dir: str) -> UserError:
+    """目录写不进去，变成能向用户解释的错误：磁盘满是一种，别的都算目录选得不对。"""
+    if error.errno in DISK_FULL:
+        return OutOfResources("disk_full", _("cannot write to the run directory: {why}").format(why=_("disk full")),
+                              out_dir, _("free some space, or choose another with --out_dir"))
+    return BadInput("out_dir_unusable", _("cannot write to the run directory: {why}").format(
+        why=error.strerror or str(error)), out_dir, _("choose another with --out_dir"))
+
+
 class RunDir:
     """一次运行的目录，由活着的训练器持有。只有 rank 0 有它。"""
 
     def __init__(self, out_dir: str):
-        self.path = Path(out_dir)
+        self.path, self._began = Path(out_dir), time.time()
         try:
             missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
             for folder in reversed(missing):
                 folder.mkdir(mode=0o700, exist_ok=True)
             self._lock_fd = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            self._lock()
         except OSError as error:
-            raise BadInput("out_dir_unusable", _("cannot write to the run directory: {why}").format(why=error.strerror),
-                           out_dir, _("choose another with --out_dir")) from error
-        if not self._lock():
+            raise _unusable(error, out_dir) from error
+        self.events: EventWriter | None = None
+
+    def _lock(self) -> None:
+        """锁住目录并写下自己是谁；别人占着则 `BadInput`。"""
+        for _attempt in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_LOCK_WAIT_S)
+        else:
             other = holder(self.path) or {}
             os.close(self._lock_fd)
             what = _("another trainer is using this run directory: pid {pid} on {host}").format(
                 pid=other.get("pid", "?"), host=other.get("host", "?"))
-            raise BadInput("out_dir_locked", what, out_dir, _("wait for it, stop it, or choose another with --out_dir"))
+            raise BadInput("out_dir_locked", what, str(self.path),
+                           _("wait for it, stop it, or choose another with --out_dir"))
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, json.dumps(identity()).encode(), 0)
-        self.events: EventWriter | None = None
-
-    def _lock(self) -> bool:
-        """试着独占；`holder` 查看时会占用一瞬，所以多试几次。"""
-        for _attempt in range(5):
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            time.sleep(0.02)
-        return False
 
     def has_run(self) -> bool:
         """这里已有一次训练（我们的或 nanoGPT 的）。"""
@@ -171,25 +188,34 @@ class RunDir:
 
     def delete_earlier_run(self) -> None:
         """`--overwrite`：删掉旧运行的文件。`console.log` 正被本进程的启动者写着，留下。"""
-        for path in [*self.path.glob("ckpt*.pt"), *(self.path / n for n in (EVENTS, CONFIG, RUN, STOP, TRACEBACK))]:
+        for path in [*self.path.glob("ckpt*.pt"), *(self.path / n for n in (EVENTS, CONFIG, RUN, TRACEBACK))]:
             path.unlink(missing_ok=True)
 
     def open(self, config: TrainConfig, description: dict[str, Any]) -> None:
         """清扫旧的临时文件与停止文件，写 `config.toml`、`run.json`，打开事件流。"""
-        sweep_temp_files(self.path)
-        self.take_stop()
-        if not (config.eval_only and self.has_run()):
-            write_config(self.path / CONFIG, config)
-            write_atomic(self.path / RUN, json.dumps(
-                {**identity(), "started": time.time(), "argv": sys.argv, "git_commit": git_commit(),
-                 "python": platform.python_version(), **description}, indent=1, ensure_ascii=False) + "\n")
-        self.events = EventWriter(self.path / EVENTS)
+        try:
+            sweep_temp_files(self.path)
+            self._drop_stale_stop()
+            if not (config.eval_only and self.has_run()):
+                write_config(self.path / CONFIG, config)
+                write_atomic(self.path / RUN, json.dumps(
+                    {**identity(), "started": time.time(), "argv": sys.argv, "git_commit": git_commit(),
+                     "python": platform.python_version(), **description}, indent=1, ensure_ascii=False) + "\n")
+            self.events = EventWriter(self.path / EVENTS)
+        except OSError as error:
+            raise _unusable(error, str(self.path)) from error
 
     def stop_requested(self) -> bool:
         return (self.path / STOP).exists()
 
+    def _drop_stale_stop(self) -> None:
+        """丢掉上一次运行剩下的停止文件；载入 `torch` 的几秒里新来的请求留着，第一步之前就照办。"""
+        with contextlib.suppress(FileNotFoundError):
+            if (self.path / STOP).stat().st_mtime < self._began:
+                self.take_stop()
+
     def take_stop(self) -> None:
-        """收下停止文件：已经照办，或是上一次运行剩下的。"""
+        """收下停止文件：已经照办。"""
         (self.path / STOP).unlink(missing_ok=True)
 
     def close(self) -> None:

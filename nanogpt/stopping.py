@@ -3,6 +3,8 @@
 `nanogpt.train` 使用。旗子不打断任何事，所以正在写的检查点总能写完。
 """
 
+import contextlib
+import os
 import signal
 import sys
 import time
@@ -26,12 +28,20 @@ class StopSignals:
         """显式安装：后台的 shell 会让 SIGINT 保持忽略，那时默认的处理也不会生效。"""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
+        # 终端没了，训练照旧：要停有 SIGTERM 与停止文件
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
         if not self.requested:
             self.requested, self._first_time = True, now
-            print(_("stopping at the next step boundary, with a checkpoint; Ctrl-C again abandons the unsaved steps"),
-                  file=sys.stderr, flush=True)
+            _say(_("stopping at the next step boundary, with a checkpoint; Ctrl-C again abandons the unsaved steps"))
         elif number == signal.SIGINT and not self.is_saving and now - self._first_time > _SAME_REQUEST_S:
             raise KeyboardInterrupt
+
+
+def _say(line: str) -> None:
+    """在信号处理里说一行。不用 `print`：它可能正被打断在自己的缓冲里，读者也可能已经不在。"""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            os.write(sys.stderr.fileno(), f"{line}\n".encode())
