@@ -83,14 +83,27 @@ def _damage(path: Path) -> str:
     """容器哪里坏了；完好则为空。"""
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
+            items = archive.infolist()
+            if any(item.compress_type != zipfile.ZIP_STORED for item in items):
                 return _("it holds compressed records, which torch.save never writes")
+            if archive.comment or len({item.filename for item in items}) != len(items) or not all(map(_is_plain, items)):
+                return _("its table of contents is damaged")
             bad = archive.testzip()
             return _("the CRC of {record} does not match").format(record=bad) if bad else ""
     except OSError as error:
         return error.strerror or str(error)
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
-        return _("not a whole file: {why}").format(why=error)
+    # 坏的容器能让 `zipfile` 抛出的异常没有文档可依，例如 `struct.error`
+    except Exception as error:
+        return _("not a whole file: {why}").format(why=str(error) or type(error).__name__)
+
+
+def _is_plain(item: zipfile.ZipInfo) -> bool:
+    """目录项的样子同 `torch.save` 所写。CRC 管不到这些位，而 torch 会照它们办：
+
+    例如属性里的「目录」一位会让它不读数据，张量里就是未初始化的内存。
+    """
+    return (item.external_attr == item.internal_attr == item.volume == 0 and not item.comment
+            and item.file_size == item.compress_size and item.flag_bits & ~0x808 == 0 and not item.is_dir())
 
 
 def _refused(path: Path, why: str) -> BadInput:
