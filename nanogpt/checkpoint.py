@@ -4,7 +4,7 @@
 本项目多出的键（随机数、数据位置、分词器等）nanoGPT 会忽略。字段见 `docs/checkpoint.md`。
 """
 
-import errno
+import os
 import shutil
 import zipfile
 from dataclasses import asdict
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from nanogpt.errors import BadInput, OutOfResources
 from nanogpt.i18n import _
-from nanogpt.model import GPTConfig
-from nanogpt.rundir import atomic_file
+from nanogpt.model import GPT, GPTConfig
+from nanogpt.rundir import DISK_FULL, atomic_file
 
 # nanoGPT 的 `GPTConfig` 只认这七项；其余的放进 `model_args_extra`，它才能照样读我们的文件。
 NANOGPT_MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
@@ -41,19 +41,39 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> int:
             torch.save(checkpoint, file)
             return file.tell()
     except (OSError, RuntimeError) as error:
-        # torch 的写者会把 Python 的写错误包成 RuntimeError
-        cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__ or error
-        number = getattr(cause, "errno", None)
-        if not isinstance(error, OSError) and not isinstance(cause, OSError) and "write" not in str(error):
+        cause = _os_error(error)
+        if cause is None:
             raise
         need = sum(t.numel() * t.element_size() for t in checkpoint["model"].values()) * 3
-        have = shutil.disk_usage(path.parent).free
-        is_full = number in (errno.ENOSPC, errno.EDQUOT)
-        why = _("disk full") if is_full else getattr(cause, "strerror", None) or str(error)
-        raise OutOfResources(
-            "checkpoint_failed", _("cannot save the checkpoint: {why}").format(why=why), str(path),
-            _("it needs about {need} MiB, {have} MiB are free; the earlier checkpoint is whole").format(
-                need=need >> 20, have=have >> 20)) from error
+        raise _cannot_save(cause, path, need) from error
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """同一份检查点的另一个名字：硬链接，文件系统没有硬链接时照抄一份。写不下时抛出 `OutOfResources`。"""
+    try:
+        os.link(source, target)
+    except OSError:
+        try:
+            with open(source, "rb") as whole, atomic_file(target) as file:
+                shutil.copyfileobj(whole, file, 1 << 20)
+        except OSError as error:
+            raise _cannot_save(error, target, source.stat().st_size) from error
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """torch 的写者把 Python 的写错误包成 `RuntimeError`，收尾时还会再包一层：沿着链找到它。"""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _cannot_save(error: OSError, path: Path, need: int) -> OutOfResources:
+    have = shutil.disk_usage(path.parent).free
+    why = _("disk full") if error.errno in DISK_FULL else error.strerror or str(error)
+    return OutOfResources(
+        "checkpoint_failed", _("cannot save the checkpoint: {why}").format(why=why), str(path),
+        _("it needs about {need} MiB, {have} MiB are free; the earlier checkpoint is whole").format(
+            need=need >> 20, have=have >> 20))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -123,8 +143,12 @@ def _check_structure(checkpoint: Any) -> None:
     if not isinstance(model, dict) or not isinstance(args, dict) \
             or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in model.items()):
         raise ValueError(_("it is not a checkpoint of a GPT"))
-    # torch.compile 过的模型存下来带着这个前缀
-    checkpoint["model"] = model = {k.removeprefix("_orig_mod."): v for k, v in model.items()}
+    # 步长为 0 的张量能用几个字节自称几个 TB，照它建模型就会耗尽内存
+    if any(t.layout != torch.strided or t.untyped_storage().nbytes() < t.nbytes for t in model.values()):
+        raise ValueError(_("a tensor is larger than its data"))
+    # torch.compile 过的模型存下来带着这个前缀；nanoGPT 不用 SDPA 时还存了因果掩码，不是参数
+    checkpoint["model"] = model = {k.removeprefix("_orig_mod."): v for k, v in model.items()
+                                   if not k.endswith(".attn.bias")}
     shapes = _shapes(model)
     for key, found in shapes.items():
         if args.get(key) != found or type(args[key]) is not type(found):
@@ -139,8 +163,15 @@ def _check_structure(checkpoint: Any) -> None:
         raise ValueError(_("iter_num is not a whole number"))
     checkpoint["best_val_loss"] = float(checkpoint.get("best_val_loss", 1e9))
     extra = checkpoint.setdefault("model_args_extra", {})
-    if not isinstance(extra, dict) or set(extra) - set(asdict(GPTConfig())):
+    known = {key: value for key, value in asdict(GPTConfig()).items() if key not in NANOGPT_MODEL_ARGS}
+    if not isinstance(extra, dict) or any(type(extra[key]) is not type(known.get(key)) for key in extra):
         raise ValueError(_("it was made by a newer version"))
+    if not isinstance(checkpoint.setdefault("config", {}), dict):
+        raise ValueError(_("its config is not a table"))
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in GPT(model_config(checkpoint)).state_dict().items()}
+    if wanted != {name: tensor.shape for name, tensor in model.items()}:
+        raise ValueError(_("its weights do not fit its model_args"))
 
 
 def _shapes(model: dict[str, Tensor]) -> dict[str, Any]:
@@ -155,6 +186,26 @@ def model_config(checkpoint: dict[str, Any], **overrides: Any) -> GPTConfig:
     """检查点里的网络形状；`overrides` 用于不改变形状的项，如 `dropout`。"""
     args = {key: checkpoint["model_args"][key] for key in NANOGPT_MODEL_ARGS if key in checkpoint["model_args"]}
     return GPTConfig(**{**args, **checkpoint["model_args_extra"], **overrides})
+
+
+def check_resumable(path: Path, checkpoint: dict[str, Any], model: GPT) -> None:
+    """续训还要用的部分，在交给 torch 之前与 `model` 逐项核对：它自己只查一部分，其余到第一步才出错。"""
+    try:
+        shapes = [p.shape for dim in (True, False) for p in model.parameters() if (p.dim() >= 2) is dim]
+        groups, state = checkpoint["optimizer"]["param_groups"], checkpoint["optimizer"]["state"]
+        if [i for group in groups for i in group["params"]] != list(range(len(shapes))):
+            raise ValueError(_("its optimizer does not fit its weights"))
+        for number, moments in state.items():
+            if set(moments) != {"step", "exp_avg", "exp_avg_sq"} or moments["step"].numel() != 1 \
+                    or not shapes[number] == moments["exp_avg"].shape == moments["exp_avg_sq"].shape:
+                raise ValueError(_("its optimizer does not fit its weights"))
+        for mine in checkpoint.get("rank_states", []):
+            if mine["cpu_rng"].dtype != torch.uint8 or mine["cpu_rng"].shape != torch.get_rng_state().shape \
+                    or mine["ix"].dtype != torch.int64 or mine["ix"].dim() != 1 or "cuda_rng" not in mine:
+                raise ValueError(_("its random state is damaged"))
+    # 外来的字典可以缺任何一项、是任何类型
+    except Exception as error:
+        raise _refused(path, " ".join(str(error).split())[:120] or type(error).__name__) from error
 
 
 def check_resume_shape(checkpoint: dict[str, Any], wanted: dict[str, Any], where: str) -> None:

@@ -32,8 +32,13 @@ class ProgressBar:
         now = time.monotonic()
         if self._bar is not None and now - self._last_draw > 1 / _DRAWS_PER_SECOND:
             self._last_draw = now
-            self._bar.update(self._task, completed=done, description=f"loss {loss:.4f}", refresh=True)
+            try:
+                self._bar.update(self._task, completed=done, description=f"loss {loss:.4f}", refresh=True)
+            except OSError:
+                # 终端没了，训练照旧
+                self._bar = None
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):
+                self._bar.stop()

@@ -7,6 +7,7 @@
 随机数的次序与打印的行都与 nanoGPT 的 `train.py` 相同。
 """
 
+import contextlib
 import math
 import socket
 import sys
@@ -240,7 +241,8 @@ def main(job: Job) -> int:
         else:
             end("failed", UserError("internal", f"{type(shown).__name__}: {shown}"))
             if job.run is not None and job.run.events is not None and isinstance(error, Exception):
-                write_atomic(job.run.path / TRACEBACK, traceback.format_exc())
+                with contextlib.suppress(OSError):
+                    write_atomic(job.run.path / TRACEBACK, traceback.format_exc())
         raise shown from error
     finally:
         ranks.close()

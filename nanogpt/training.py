@@ -11,7 +11,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ class Training:
     def say(self, line: str) -> None:
         """给人看的一行，只由 rank 0 打印。"""
         if self.ranks.is_master:
-            print(line, flush=True)
+            say(line, sys.stdout)
 
     def emit(self, event: str, **fields: Any) -> None:
         """给程序看的一行，只由 rank 0 写。"""
@@ -84,8 +84,16 @@ class Training:
     def warn(self, code: str, message: str, hint: str = "") -> None:
         self.emit("warning", code=code, message=message, hint=hint)
         if self.ranks.is_master:
-            print(_("warning: {message}").format(message="; ".join(filter(None, (message, hint)))),
-                  file=sys.stderr, flush=True)
+            say(_("warning: {message}").format(message="; ".join(filter(None, (message, hint)))), sys.stderr)
+
+
+def say(line: str, stream: TextIO | None) -> None:
+    """打印一行。终端或读者已经不在时，训练不该跟着它结束：此后的话扔掉，日志还在 `events.jsonl`。"""
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        if stream is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
@@ -131,7 +139,6 @@ def _checkpoint_to_resume(job: Job, config: TrainConfig) -> dict[str, Any]:
     if "optimizer" not in checkpoint or "iter_num" not in checkpoint:
         raise BadInput("no_optimizer", _("this checkpoint holds weights only; a resume needs the optimizer too"),
                        str(path), _("sample from it, or train from the start"))
-    checkpoint.setdefault("config", {})
     ckpt.check_resume_shape(checkpoint, {key: getattr(config, key) for key in job.explicit if hasattr(config, key)},
                             str(path))
     args = checkpoint["model_args"]
@@ -147,6 +154,7 @@ def _initial_model(job: Job, config: TrainConfig, checkpoint: dict[str, Any] | N
     if checkpoint is not None:
         model = GPT(ckpt.model_config(checkpoint, dropout=config.dropout))
         model.load_state_dict(checkpoint["model"])
+        ckpt.check_resumable(Path(config.out_dir) / CHECKPOINT, checkpoint, model)
     elif config.init_from == "scratch":
         model = GPT(GPTConfig(n_layer=config.n_layer, n_head=config.n_head, n_embd=config.n_embd,
                               block_size=config.block_size, bias=config.bias, dropout=config.dropout,
@@ -185,8 +193,8 @@ def _open_run(t: Training, checkpoint: dict[str, Any] | None) -> None:
 def _restore(t: Training, checkpoint: dict[str, Any]) -> None:
     """接上检查点的那一步。随机数最后恢复：建模型、建优化器都会用掉一些。"""
     for saved, group in zip(checkpoint["optimizer"]["param_groups"], t.optimizer.param_groups, strict=True):
-        # 用哪种核是这台机器的事，不随检查点走
-        saved |= {key: group.get(key) for key in ("fused", "foreach")}
+        # 只接上两个动量：学习率、衰减、用哪种核由这一次的配置与机器决定
+        saved |= {key: value for key, value in group.items() if key != "params"}
     t.optimizer.load_state_dict(checkpoint["optimizer"])
     t.iter_num = t.saved_iter = checkpoint["iter_num"]
     t.best_val_loss = checkpoint["best_val_loss"]
@@ -205,7 +213,8 @@ def _restore(t: Training, checkpoint: dict[str, Any]) -> None:
     torch.set_rng_state(mine["cpu_rng"])
     if mine["cuda_rng"] is not None and t.device.startswith("cuda"):
         torch.cuda.set_rng_state(mine["cuda_rng"], t.device)
-    if len(mine["ix"]) == t.config.batch_size:
+    last = t.batches.dataset.tokens("train") - t.config.block_size
+    if len(mine["ix"]) == t.config.batch_size and 0 <= mine["ix"].min() and mine["ix"].max() < last:
         t.ix = mine["ix"]
 
 
@@ -271,4 +280,4 @@ def _keep_best(path: Path, saved_iter: int) -> None:
     """停下时的状态要占用 `ckpt.pt`，而那里是验证损失最低的一份：先给它另一个名字。"""
     kept = path.with_name(f"ckpt-{saved_iter}.pt")
     if path.exists() and not kept.exists():
-        os.link(path, kept)
+        ckpt.copy_checkpoint(path, kept)
