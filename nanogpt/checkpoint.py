@@ -106,7 +106,8 @@ def _damage(path: Path) -> str:
             items = archive.infolist()
             if any(item.compress_type != zipfile.ZIP_STORED for item in items):
                 return _("it holds compressed records, which torch.save never writes")
-            if archive.comment or len({item.filename for item in items}) != len(items) or not all(map(_is_plain, items)):
+            names = {item.filename for item in items}
+            if archive.comment or len(names) != len(items) or not all(map(_is_plain, items)):
                 return _("its table of contents is damaged")
             bad = archive.testzip()
             return _("the CRC of {record} does not match").format(record=bad) if bad else ""

@@ -214,7 +214,7 @@ def _restore(t: Training, checkpoint: dict[str, Any]) -> None:
     if mine["cuda_rng"] is not None and t.device.startswith("cuda"):
         torch.cuda.set_rng_state(mine["cuda_rng"], t.device)
     last = t.batches.dataset.tokens("train") - t.config.block_size
-    if len(mine["ix"]) == t.config.batch_size and 0 <= mine["ix"].min() and mine["ix"].max() < last:
+    if len(mine["ix"]) == t.config.batch_size and mine["ix"].min() >= 0 and mine["ix"].max() < last:
         t.ix = mine["ix"]
 
 
