@@ -53,11 +53,16 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        try:
-            with open(source, "rb") as whole, atomic_file(target) as file:
-                shutil.copyfileobj(whole, file, 1 << 20)
-        except OSError as error:
-            raise _cannot_save(error, target, source.stat().st_size) from error
+        replace_checkpoint(source, target)
+
+
+def replace_checkpoint(source: Path, target: Path) -> None:
+    """让 `target` 成为 `source` 的内容，两个名字都留着；写不下时抛出 `OutOfResources`，`target` 不变。"""
+    try:
+        with open(source, "rb") as whole, atomic_file(target) as file:
+            shutil.copyfileobj(whole, file, 1 << 20)
+    except OSError as error:
+        raise _cannot_save(error, target, source.stat().st_size) from error
 
 
 def _os_error(error: BaseException | None) -> OSError | None:

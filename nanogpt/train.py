@@ -16,9 +16,14 @@ import traceback
 from typing import Any
 
 from nanogpt.preflight import Job, preflight_or_exit
+from nanogpt.stopping import StopSignals
 
-# 坏输入要在两秒内答复，而导入 torch 就可能要两三秒：先查，再导入。
-JOB = preflight_or_exit(sys.argv[1:]) if __name__ == "__main__" else None
+STOP = StopSignals()
+JOB: Job | None = None
+if __name__ == "__main__":
+    # 坏输入要在两秒内答复，而导入 torch 就可能要两三秒：先查，再导入。其间来的信号也算数。
+    JOB = preflight_or_exit(sys.argv[1:])
+    STOP.install()
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -30,8 +35,7 @@ from nanogpt.errors import OutOfResources, UserError, run_main  # noqa: E402
 from nanogpt.i18n import _  # noqa: E402
 from nanogpt.progress import ProgressBar  # noqa: E402
 from nanogpt.rundir import TRACEBACK, write_atomic  # noqa: E402
-from nanogpt.stopping import StopSignals  # noqa: E402
-from nanogpt.training import Training, build, check_finite, save  # noqa: E402
+from nanogpt.training import Training, bring_back_best, build, check_finite, save  # noqa: E402
 from nanogpt.wandb_log import start_wandb  # noqa: E402
 
 HEARTBEAT_S = 5.0  # 分布式时各 rank 报一次平安的间隔
@@ -198,6 +202,7 @@ def finish(t: Training) -> str:
         raise OutOfResources("finished_unsaved", _("training is done, but the last checkpoint could not be saved"),
                              t.config.out_dir, _("free some space; resume goes on from iter {n}").format(
                                  n=max(t.saved_iter, 0)))
+    bring_back_best(t)
     return "finished"
 
 
@@ -220,8 +225,8 @@ def explained(error: Exception, config: TrainConfig) -> Exception:
 
 def main(job: Job) -> int:
     """训练一次，把结局写进事件流；返回退出码。"""
-    stop, ranks = StopSignals(), Ranks()
-    stop.install()
+    ranks = Ranks()
+    STOP.install()
     t: Training | None = None
 
     def end(status: str, error: UserError | None = None) -> None:
@@ -231,7 +236,7 @@ def main(job: Job) -> int:
             job.run.events.emit("end", status=status, iter=t.iter_num if t is not None else 0)
 
     try:
-        t = build(job, ranks, stop)
+        t = build(job, ranks, STOP)
         end(train(t))
         return 0
     except (Exception, KeyboardInterrupt) as error:

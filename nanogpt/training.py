@@ -54,6 +54,7 @@ class Training:
     evaluated_iter: int = -1        # 最近一次评估在哪一步；续训不重复评估，随机数才接得上
     saved_iter: int = -1            # ckpt.pt 是哪一步的
     saved_is_best: bool = False     # ckpt.pt 是否验证损失最低的那一步
+    kept_iter: int = -1             # 若不是，最低的那一步存在 ckpt-<kept_iter>.pt
     ix: Tensor | None = None        # (B,) 预取的那一批的起点，即数据的位置
 
     @property
@@ -200,6 +201,7 @@ def _restore(t: Training, checkpoint: dict[str, Any]) -> None:
     t.best_val_loss = checkpoint["best_val_loss"]
     t.evaluated_iter = checkpoint.get("evaluated_iter", -1)
     t.saved_is_best = checkpoint.get("is_best", True)
+    t.kept_iter = checkpoint.get("kept_iter", -1)
     if checkpoint.get("scaler"):
         t.scaler.load_state_dict(checkpoint["scaler"])
     changed = _inexact(t, checkpoint)
@@ -251,18 +253,22 @@ def save(t: Training, name: str = CHECKPOINT, is_best: bool = False) -> bool:
     states = t.ranks.gather(mine)
     if t.run is None:
         return True
+    must_keep = name == CHECKPOINT and t.saved_is_best and not is_best and not t.config.always_save_checkpoint
+    if must_keep:
+        t.kept_iter = t.saved_iter
     checkpoint = {
         "model": t.raw_model.state_dict(), "optimizer": t.optimizer.state_dict(),
         **ckpt.split_model_args(t.raw_model.config), "iter_num": t.iter_num, "best_val_loss": t.best_val_loss,
         "config": saved_values(replace(t.config, init_from=t.origin)), "scaler": t.scaler.state_dict(),
-        "rank_states": states, "evaluated_iter": t.evaluated_iter, "is_best": is_best, "tokenizer": t.tokenizer,
+        "rank_states": states, "evaluated_iter": t.evaluated_iter, "is_best": is_best, "kept_iter": t.kept_iter,
+        "tokenizer": t.tokenizer,
     }
     path = t.run.path / name
     began = time.perf_counter()
     t.say(f"saving checkpoint to {t.config.out_dir}")
     t.stop.is_saving = True
     try:
-        if name == CHECKPOINT and t.saved_is_best and not is_best and not t.config.always_save_checkpoint:
+        if must_keep:
             _keep_best(path, t.saved_iter)
         size = ckpt.save_checkpoint(path, checkpoint)
     except OutOfResources as error:
@@ -281,3 +287,13 @@ def _keep_best(path: Path, saved_iter: int) -> None:
     kept = path.with_name(f"ckpt-{saved_iter}.pt")
     if path.exists() and not kept.exists():
         ckpt.copy_checkpoint(path, kept)
+
+
+def bring_back_best(t: Training) -> None:
+    """训练完毕而 `ckpt.pt` 还是中途停下时的状态：按 nanoGPT 的规则，那里该是验证损失最低的一份。"""
+    if t.run is None or t.config.always_save_checkpoint or t.saved_is_best:
+        return
+    kept = t.run.path / f"ckpt-{t.kept_iter}.pt"
+    if kept.exists():
+        ckpt.replace_checkpoint(kept, t.run.path / CHECKPOINT)
+        t.saved_iter, t.saved_is_best = t.kept_iter, True
