@@ -197,7 +197,9 @@ def stop_here(t: Training) -> str:
 
 def finish(t: Training) -> str:
     """训练完毕：最后一次评估之后的步数若还没有存，就存下来（只留最好的那份时除外）。"""
-    is_tail_unsaved = t.saved_iter < (t.config.max_iters if t.config.always_save_checkpoint else 0)
+    last = t.config.max_iters
+    # 恰在最后一步之前停过的运行，ckpt.pt 是那一步的，却不是评估时存的：末尾照样要存
+    is_tail_unsaved = t.saved_iter < (last + (t.evaluated_iter != last) if t.config.always_save_checkpoint else 0)
     if t.ranks.any(t.ranks.is_master and is_tail_unsaved)[0] and not save(t) and t.run is not None:
         raise OutOfResources("finished_unsaved", _("training is done, but the last checkpoint could not be saved"),
                              t.config.out_dir, _("free some space; resume goes on from iter {n}").format(
