@@ -7,6 +7,7 @@
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,17 +88,20 @@ class EventWriter:
         # 前一次若死在写到一半，先补上换行，那半行就成了读者会跳过的一行坏行。
         self._pending = b"\n" if torn else b""
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        # 看着各 rank 的线程也会写警告
+        self._lock = threading.Lock()
 
     def emit(self, event: str, **fields: Any) -> bool:
         """追加一个事件；返回是否已全部交给操作系统。不抛 OSError:日志写不进去不该毁掉训练。"""
-        self._seq += 1
-        self._pending += encode_event({"seq": self._seq, "time": time.time(), "event": event, **fields})
-        try:
-            while self._pending:
-                self._pending = self._pending[os.write(self._fd, self._pending):]
-        except OSError:
-            return False
-        return True
+        with self._lock:
+            self._seq += 1
+            self._pending += encode_event({"seq": self._seq, "time": time.time(), "event": event, **fields})
+            try:
+                while self._pending:
+                    self._pending = self._pending[os.write(self._fd, self._pending):]
+            except OSError:
+                return False
+            return True
 
     def close(self) -> None:
         os.close(self._fd)

@@ -34,6 +34,7 @@ from nanogpt.distributed import Ranks  # noqa: E402
 from nanogpt.errors import OutOfResources, UserError, run_main  # noqa: E402
 from nanogpt.i18n import _  # noqa: E402
 from nanogpt.progress import ProgressBar  # noqa: E402
+from nanogpt.rank_watch import RankWatch  # noqa: E402
 from nanogpt.rundir import TRACEBACK, write_atomic  # noqa: E402
 from nanogpt.training import Training, bring_back_best, build, check_finite, save  # noqa: E402
 from nanogpt.wandb_log import start_wandb  # noqa: E402
@@ -127,6 +128,9 @@ def train(t: Training) -> str:
     wandb = start_wandb(t)
     batch = t.next_batch() if t.ix is None else t.batches.load("train", t.ix)
     bar = ProgressBar(t.iter_num, config.max_iters) if t.ranks.is_master else None
+    watch = RankWatch(t.ranks, t.warn) if t.ranks.is_distributed else None
+    if watch is not None:
+        watch.start()
     first_iter, heartbeat = t.iter_num, time.monotonic()
     began, timed = time.perf_counter(), 0  # 自上次记录以来的时刻与步数，不含评估与保存
     try:
@@ -168,6 +172,8 @@ def train(t: Training) -> str:
             if t.iter_num > config.max_iters:
                 return finish(t)
     finally:
+        if watch is not None:
+            watch.close()
         if bar is not None:
             bar.close()
         if wandb is not None:
