@@ -14,8 +14,9 @@ import pytest
 
 from nanogpt.events import EventWriter
 from nanogpt.rundir import RunDir
-from workbench.plot import Screen, WatchedRun, draw_chart, fit, render
+from workbench.plot import Screen, draw_chart, fit, render
 from workbench.series import drawable, nice_ticks, reduce_series, short_number, smooth
+from workbench.watched_run import WatchedRun
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "\x1b[31mred\x1b]52;c;aGk=\x07 \x9b2J \u202eabc [bold]x[/] \r\n\x00 汉字"

@@ -15,7 +15,7 @@ import pytest
 
 from nanogpt.events import read_events
 from nanogpt.rundir import holder
-from workbench.quickstart import console_tail, make_out_dir
+from workbench.launch import console_tail, make_out_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--eval_interval=10", "--eval_iters=2", "--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32",
@@ -123,7 +123,7 @@ def test_two_runs_in_one_second_get_two_folders(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     old = os.umask(0)
     try:
-        folders = {make_out_dir() for _ in range(3)}
+        folders = {make_out_dir("quickstart") for _ in range(3)}
     finally:
         os.umask(old)
     assert len(folders) == 3 and all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)

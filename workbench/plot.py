@@ -10,73 +10,18 @@ import shutil
 import sys
 import time
 import unicodedata
-from pathlib import Path
 from typing import Any
 
-from nanogpt.errors import BadInput
 from nanogpt.events import encode_event
-from nanogpt.i18n import N_, _
-from nanogpt.rundir import holder
+from nanogpt.i18n import _
 from nanogpt.text import visible
-from workbench.follow import Follower
-from workbench.run_state import END_STATUSES, ITER_FIELDS, RunState
+from workbench.run_state import ITER_FIELDS, RunState
 from workbench.series import drawable, nice_ticks, reduce_series, short_number, smooth
+from workbench.watched_run import STATUS_WORDS, WatchedRun, open_run
 
 RAW, TRAIN, VAL = 245, 33, 208
 RUN_COLORS = (33, 208, 35, 170, 37, 160, 142, 99)
 ASCII_FRAME = str.maketrans("─│┌┐└┘├┤┬┴┼", "-|+++++++++")
-STATUS_WORDS = {"starting": N_("starting"), "running": N_("running"), "finished": N_("finished"),
-                "stopped": N_("stopped"), "diverged": N_("diverged"), "failed": N_("failed"),
-                "interrupted": N_("interrupted")}
-
-
-class WatchedRun:
-    """一个运行目录与读它的人。`path` 也可以直接是 `events.jsonl`。"""
-
-    def __init__(self, path: str | Path):
-        given = Path(path)
-        self.out_dir = given if given.is_dir() else given.parent
-        self.log = given / "events.jsonl" if given.is_dir() else given
-        if not self.log.is_file():
-            raise BadInput("run_not_found", _("no run here: {path}").format(path=given), str(self.log),
-                           _("name a run directory, one that holds events.jsonl"))
-        if not os.access(self.log, os.R_OK):
-            raise BadInput("run_unreadable", _("the run's log cannot be read"), str(self.log),
-                           _("check the file's permissions"))
-        self.name = visible(self.out_dir.resolve().name, keep="")
-        self.follower = Follower(self.log)
-        self.state = RunState()
-        self.status = self.state.status
-
-    def refresh(self) -> bool:
-        """读到文件末尾并判断死活；返回是否有变化。"""
-        before = self._seen()
-        self._read()
-        self.status = self.state.status
-        if not self.has_ended and holder(self.out_dir) is None:
-            # 训练器先写 `end` 再放锁、先拿锁再写 `start`：再看一遍，才不会把刚结束或刚开始的说成中断。
-            self._read()
-            is_dead = self.state.status not in END_STATUSES and holder(self.out_dir) is None
-            self.status = "interrupted" if is_dead else self.state.status
-        return before != self._seen()
-
-    def _read(self) -> None:
-        while True:
-            resets = self.follower.resets
-            events = self.follower.poll()
-            if self.follower.resets != resets:
-                self.state = RunState()
-            for event in events:
-                self.state.apply_event(event)
-            if not self.follower.is_behind:
-                return
-
-    def _seen(self) -> tuple[object, ...]:
-        return self.state, self.state.version, self.status, self.follower.bad_lines, self.follower.problem
-
-    @property
-    def has_ended(self) -> bool:
-        return self.status in (*END_STATUSES, "interrupted")
 
 
 class Screen:
@@ -310,7 +255,7 @@ def summary(run: WatchedRun) -> dict[str, Any]:
 
 def run_plot(paths: list[str], is_json: bool = False, is_once: bool = False) -> int:
     """`plot` 子命令；返回退出码。"""
-    runs = [WatchedRun(path) for path in paths]
+    runs = [open_run(path) for path in paths]
     screen = Screen()
     try:
         if screen.is_terminal and not is_once and not is_json:

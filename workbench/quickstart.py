@@ -3,11 +3,8 @@
 由 `workbench.__main__` 调用。每一步都是一条打印出来、可以粘贴的命令，训练是独立的进程。
 """
 
-import os
-import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,26 +13,23 @@ from types import FrameType
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _
 from nanogpt.rundir import CONSOLE, EVENTS, STOP
-from nanogpt.text import visible
-from workbench.plot import Screen, WatchedRun, progress_line, render
+from workbench.launch import (
+    LaunchPlan,
+    command_line,
+    console_tail,
+    make_out_dir,
+    plot_command,
+    prepare_command,
+    resume_command,
+    sample_command,
+    start,
+)
+from workbench.plot import Screen, progress_line, render
 from workbench.run_state import RunState
+from workbench.watched_run import WatchedRun, open_run
 
 DATASET = Path("data", "python_stdlib")
 PROMPT = "def "
-TAIL_LINES = 15
-
-
-def command_line(command: Sequence[str]) -> str:
-    """可以原样粘贴到 shell 的写法。"""
-    return visible(shlex.join(command), keep="")
-
-
-def python(*arguments: str) -> list[str]:
-    """用同一个解释器；它在工作区之内就写相对路径，短一些也更好懂。"""
-    executable, here = sys.executable, os.getcwd() + os.sep
-    if executable.startswith(here):
-        executable = executable.removeprefix(here)
-    return [executable, *arguments]
 
 
 def is_prepared(folder: Path) -> bool:
@@ -79,52 +73,13 @@ def run_step(command: list[str], stops: StopSignals) -> int:
                 process.terminate()
 
 
-def make_out_dir() -> Path:
-    """`runs/quickstart-<时间>`，0700；同一秒里的第二个加序号。"""
-    name = Path("runs", time.strftime("quickstart-%Y%m%d-%H%M%S"))
-    for attempt in range(1, 1000):
-        out_dir = name if attempt == 1 else name.with_name(f"{name.name}-{attempt}")
-        try:
-            Path("runs").mkdir(mode=0o700, exist_ok=True)
-            out_dir.mkdir(mode=0o700)
-            out_dir.chmod(0o700)
-            return out_dir
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise BadInput("out_dir_unusable", _("cannot make the run directory: {why}").format(why=error.strerror),
-                           str(out_dir), _("run this in a folder that you can write to")) from error
-    raise BadInput("out_dir_unusable", _("cannot find a free name for the run"), str(name), _("wait a second"))
-
-
-def launch(command: list[str], out_dir: Path) -> subprocess.Popen[bytes]:
-    """训练器自成会话，输出进文件：本进程与终端没了它也照常跑完。"""
-    console = os.open(out_dir / CONSOLE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
-                                start_new_session=True)
-    finally:
-        os.close(console)
-
-
-def console_tail(out_dir: Path) -> str:
-    """`console.log` 的最后几行，已净化；只读尾部，日志再大也不怕。"""
-    try:
-        with open(out_dir / CONSOLE, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 16384))
-            lines = file.read().decode("utf-8", "replace").replace("\r", "\n").splitlines()
-    except OSError:
-        return ""
-    return "\n".join(visible(line, keep="\t") for line in [line for line in lines if line.strip()][-TAIL_LINES:])
-
-
 def watch(process: subprocess.Popen[bytes], out_dir: Path, stops: StopSignals, period_seconds: float) -> int | None:
     """等训练结束，其间隔一阵打印一行进度；返回退出码，被要求不再等时返回 None。"""
     run: WatchedRun | None = None
     is_asked, seen, last_said = False, "", time.monotonic()
     while (code := process.poll()) is None:
         if run is None and (out_dir / EVENTS).is_file():
-            run = WatchedRun(out_dir)
+            run = open_run(out_dir)
         if run is not None:
             run.refresh()
         # 训练器启动时会清掉旧的停止文件，所以等它写出 `start` 才放新的。
@@ -150,16 +105,15 @@ def prepare(stops: StopSignals) -> int:
     if is_prepared(DATASET):
         say(_("   already prepared"))
         return 0
-    script = DATASET / "prepare.py"
-    return run_step(python(str(script)) if script.is_file() else python("-m", "nanogpt.prepare", DATASET.name), stops)
+    return run_step(prepare_command(DATASET.name), stops)
 
 
 def train(out_dir: Path, extra_args: Sequence[str], stops: StopSignals, period_seconds: float) -> int | None:
-    command = python("-m", "nanogpt.train", "quickstart", f"--out_dir={out_dir}", *extra_args)
+    command = [*LaunchPlan("quickstart", str(out_dir)).command(), *extra_args]
     say()
     say(_("2. Training a small GPT; its output goes to {file}").format(file=out_dir / CONSOLE))
     say(f"$ {command_line(command)}")
-    code = watch(launch(command, out_dir), out_dir, stops, period_seconds)
+    code = watch(start(command, out_dir), out_dir, stops, period_seconds)
     if code is not None and code != 0:
         say(_("the trainer ended with exit code {code}; the end of its output:").format(code=code))
         say(console_tail(out_dir))
@@ -168,25 +122,14 @@ def train(out_dir: Path, extra_args: Sequence[str], stops: StopSignals, period_s
     return code
 
 
-def resume_command(out_dir: Path, state: RunState) -> list[str]:
-    command = python("-m", "nanogpt.train", "--init_from=resume", f"--out_dir={out_dir}")
-    if state.status == "finished" and state.max_iters is not None:
-        # 练完了的要再练，得给它更多的步数。
-        command.append(f"--max_iters={2 * state.max_iters}")
-    return command
-
-
 def say_summary(out_dir: Path, state: RunState) -> None:
+    # 练完了的要再练，得给它更多的步数。
+    more = 2 * state.max_iters if state.status == "finished" and state.max_iters is not None else None
     say()
     say(_("The run is in {folder}. To go on from here:").format(folder=out_dir))
-    for label, command in ((_("resume"), resume_command(out_dir, state)), (_("sample"), sample_command(out_dir)),
-                           (_("plot"), python("-m", "workbench", "plot", str(out_dir)))):
+    for label, command in ((_("resume"), resume_command(out_dir, more)), (_("sample"), sample_command(out_dir, PROMPT)),
+                           (_("plot"), plot_command(out_dir))):
         say(f"  # {label}\n  {command_line(command)}")
-
-
-def sample_command(out_dir: Path) -> list[str]:
-    return python("-m", "nanogpt.sample", f"--out_dir={out_dir}", "--num_samples=2", "--max_new_tokens=300",
-                  f"--start={PROMPT}")
 
 
 def quickstart(extra_args: Sequence[str] = (), period_seconds: float = 10.0) -> int:
@@ -199,15 +142,15 @@ def quickstart(extra_args: Sequence[str] = (), period_seconds: float = 10.0) -> 
         code = prepare(stops)
         if code or stops.count:
             return 0 if stops.count else code
-        out_dir = make_out_dir()
+        out_dir = make_out_dir("quickstart")
         trained = train(out_dir, extra_args, stops, period_seconds)
         if trained is None:
             say(_("left running; watch it with:"))
-            say(f"  {command_line(python('-m', 'workbench', 'plot', str(out_dir)))}")
+            say(f"  {command_line(plot_command(out_dir))}")
             return 0
         if trained:
             return trained
-        run = WatchedRun(out_dir)
+        run = open_run(out_dir)
         run.refresh()
         say()
         say(_("3. The loss curve"))
@@ -215,7 +158,7 @@ def quickstart(extra_args: Sequence[str] = (), period_seconds: float = 10.0) -> 
         if not stops.count:
             say()
             say(_("4. Samples from the trained model"))
-            code = run_step(sample_command(out_dir), stops)
+            code = run_step(sample_command(out_dir, PROMPT), stops)
             if code and not stops.count:
                 say(_("sampling ended with exit code {code}").format(code=code))
         say_summary(out_dir, run.state)
