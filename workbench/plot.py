@@ -15,13 +15,10 @@ from typing import Any
 from nanogpt.events import encode_event
 from nanogpt.i18n import _
 from nanogpt.text import visible
+from workbench.chart import View, draw, legend_items
 from workbench.run_state import ITER_FIELDS, RunState
-from workbench.series import drawable, nice_ticks, reduce_series, short_number, smooth
+from workbench.series import drawable, short_number
 from workbench.watched_run import STATUS_WORDS, WatchedRun, open_run
-
-RAW, TRAIN, VAL = 245, 33, 208
-RUN_COLORS = (33, 208, 35, 170, 37, 160, 142, 99)
-ASCII_FRAME = str.maketrans("─│┌┐└┘├┤┬┴┼", "-|+++++++++")
 
 
 class Screen:
@@ -128,71 +125,22 @@ def notice_lines(run: WatchedRun) -> list[str]:
     return lines
 
 
-def _curves(runs: list[WatchedRun], screen: Screen) -> list[tuple[str, int, str, Any, Any]]:
-    """（图例、颜色、标记、x、y），先画的在下面；多个运行时每个只画平滑的训练损失与验证损失。"""
-    is_plain = screen.is_ascii or not screen.has_color
-    curves = []
-    for index, run in enumerate(runs):
-        state, color = run.state, RUN_COLORS[index % len(RUN_COLORS)]
-        x, loss, eval_x, val = (state.column("iter"), state.column("loss"), state.eval_column("iter"),
-                                state.eval_column("val_loss"))
-        smoothed = smooth(loss, max(1, len(loss) // 25))
-        letter = chr(ord("a") + index % 26)
-        if len(runs) > 1:
-            curves.append((run.name, color, letter if is_plain else "braille", x, smoothed))
-            curves.append((_("{name} val").format(name=run.name), color,
-                           letter.upper() if is_plain else "•", eval_x, val))
-            continue
-        curves.append((_("train"), RAW, "." if is_plain else "braille", x, loss))
-        curves.append((_("train, smoothed"), TRAIN, "*" if is_plain else "braille", x, smoothed))
-        curves.append((_("validation"), VAL, "o" if is_plain else "braille", eval_x, val))
-    return curves
-
-
 def draw_chart(runs: list[WatchedRun], screen: Screen, width: int, height: int) -> str:
-    """损失图与它下面的图例。画布里只有数字，别的文字都在画布之外。"""
-    import plotext
-
-    drawn = [(label, color, marker, reduce_series(x, y, width)) for label, color, marker, x, y in _curves(runs, screen)]
-    segments = [segment for *_rest, pieces in drawn for segment in pieces]
-    if not segments:
-        return _("no loss to draw yet")
-    left, right = min(float(x[0]) for x, _y in segments), max(float(x[-1]) for x, _y in segments)
-    low, high = min(float(y.min()) for _x, y in segments), max(float(y.max()) for _x, y in segments)
-    if right <= left:
-        left, right = left - 1, right + 1
-    if high <= low:
-        margin = abs(high) * 0.1 or 1.0
-        low, high = low - margin, high + margin
-    plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.limit_size(False, False)
-    plotext.plotsize(width, height)
-    for _label, color, marker, pieces in drawn:
-        for x, y in pieces:
-            plotext.plot(x.tolist(), y.tolist(), marker=marker, color=color)
-    plotext.xlim(left, right)
-    plotext.ylim(low, high)
-    for ticks, values in ((plotext.xticks, nice_ticks(left, right, max(2, width // 14))),
-                          (plotext.yticks, nice_ticks(low, high, max(3, height // 3)))):
-        ticks(values, [short_number(value) for value in values])
-    text: str = plotext.build()
-    text = text if screen.has_color else plotext.uncolorize(text)
-    text = text.translate(ASCII_FRAME) if screen.is_ascii else text
-    return text.rstrip("\n") + "\n" + _legend(drawn, screen, width)
+    """损失图与它下面的图例。"""
+    text = draw(runs, View(), width, height, has_color=screen.has_color, is_ascii=screen.is_ascii)
+    return f"{text}\n{_legend(runs, screen, width)}" if text else _("no loss to draw yet")
 
 
-def _legend(drawn: list[tuple[str, int, str, Any]], screen: Screen, width: int) -> str:
+def _legend(runs: list[WatchedRun], screen: Screen, width: int) -> str:
+    is_plain = screen.is_ascii or not screen.has_color
     lines, used = [""], 0
-    for label, color, marker, pieces in drawn:
-        if not pieces:
-            continue
+    for label, color, marker in legend_items(runs, View()):
         label = fit(label, width - 6)
         cells = 4 + sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in label) + 2
         if used and used + cells > width:
             lines.append("")
             used = 0
-        lines[-1] += screen.paint(("──" if marker == "braille" else marker * 2), color) + f" {label}   "
+        lines[-1] += screen.paint(marker * 2 if is_plain else "──", color) + f" {label}   "
         used += cells
     return "\n".join(line.rstrip() for line in lines)
 

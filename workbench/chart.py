@@ -1,0 +1,163 @@
+"""把运行的数列画成字符图：选哪一项、横轴用什么、对数、平滑、看哪一段。
+
+`plot` 与应用的图都由这里画；不依赖界面。画布里只有数字（plotext 量不准汉字），别的文字在画布之外。
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nanogpt.i18n import N_, _
+from workbench.series import Segment, drawable, nice_ticks, reduce_series, short_number, smooth
+from workbench.watched_run import WatchedRun
+
+# 图的种类：（名字，`iter` 事件的列，`eval` 事件的列）
+METRICS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "loss": (N_("loss"), ("loss",), ("val_loss",)),
+    "lr": (N_("learning rate"), ("lr",), ()),
+    "grad_norm": (N_("gradient norm"), ("grad_norm",), ()),
+    "speed": (N_("tokens per second"), ("tokens_per_second",), ()),
+    "mfu": (N_("MFU"), ("mfu",), ()),
+    "memory": (N_("memory, MiB"), ("memory_mib",), ()),
+}
+X_AXES: dict[str, str] = {"iter": N_("iterations"), "tokens": N_("tokens"), "time": N_("seconds")}
+RAW, TRAIN, VAL = 245, 33, 208
+RUN_COLORS = (33, 208, 35, 170, 37, 160, 142, 99)
+ASCII_FRAME = str.maketrans("─│┌┐└┘├┤┬┴┼", "-|+++++++++")
+
+
+@dataclass(frozen=True)
+class View:
+    """看图的方式。`smoothing` 是窗口占全长的比例，0 不平滑；`span` 是横轴上看的一段，None 为全部。"""
+
+    metric: str = "loss"
+    x_axis: str = "iter"
+    is_log: bool = False
+    smoothing: float = 0.04
+    span: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """图上的一条线：图例、颜色（256 色）、纯文字时的标记、各点。"""
+
+    label: str
+    color: int
+    marker: str
+    x: np.ndarray
+    y: np.ndarray
+
+
+def _x_of(run: WatchedRun, view: View, *, is_eval: bool) -> np.ndarray:
+    """各点的横坐标，单位由 `view.x_axis` 定。"""
+    state = run.state
+    iters = state.eval_column("iter") if is_eval else state.column("iter")
+    if view.x_axis == "tokens":
+        return iters * float(state.tokens_per_iter or 1)
+    if view.x_axis == "time":
+        if not is_eval:
+            return state.elapsed_seconds()
+        # 评估没有自己的秒数列：放在同一步的训练点上
+        known = state.column("iter")
+        return np.interp(iters, known, state.elapsed_seconds()) if len(known) else iters * 0.0
+    return iters
+
+
+def curves_of(runs: Sequence[WatchedRun], view: View) -> list[Curve]:
+    """要画的线，后画的盖住先画的。多个运行时每个只画平滑的一条，外加评估。"""
+    _title, iter_names, eval_names = METRICS[view.metric]
+    curves = []
+    for index, run in enumerate(runs):
+        color, letter = RUN_COLORS[index % len(RUN_COLORS)], chr(ord("a") + index % 26)
+        x, y = _x_of(run, view, is_eval=False), run.state.column(iter_names[0])
+        window = int(view.smoothing * len(y))
+        smoothed = smooth(y, max(1, window))
+        if len(runs) > 1:
+            curves.append(Curve(run.name, color, letter, x, smoothed))
+        elif window > 1:
+            curves.append(Curve(_("train") if eval_names else _(METRICS[view.metric][0]), RAW, ".", x, y))
+            curves.append(Curve(_("smoothed"), TRAIN, "*", x, smoothed))
+        else:
+            curves.append(Curve(_("train") if eval_names else _(METRICS[view.metric][0]), TRAIN, "*", x, y))
+        for name in eval_names:
+            label = _("{name} val").format(name=run.name) if len(runs) > 1 else _("validation")
+            curves.append(Curve(label, color if len(runs) > 1 else VAL, letter.upper() if len(runs) > 1 else "o",
+                                _x_of(run, view, is_eval=True), run.state.eval_column(name)))
+    return curves
+
+
+def _visible_part(curve: Curve, view: View) -> tuple[np.ndarray, np.ndarray]:
+    x, y = curve.x, curve.y
+    if view.span is not None:
+        inside = (x >= view.span[0]) & (x <= view.span[1])
+        x, y = x[inside], y[inside]
+    if view.is_log:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            y = np.where(y > 0, np.log10(y), np.nan)
+    return x, y
+
+
+def draw(runs: Sequence[WatchedRun], view: View, width: int, height: int, *, has_color: bool = True,
+         is_ascii: bool = False) -> str:
+    """`height` 行的画布；没有可画的点则为空。"""
+    import plotext
+
+    drawn: list[tuple[Curve, list[Segment]]] = []
+    for curve in curves_of(runs, view):
+        segments = reduce_series(*_visible_part(curve, view), width)
+        if segments:
+            drawn.append((curve, segments))
+    if not drawn:
+        return ""
+    pieces = [segment for _curve, segments in drawn for segment in segments]
+    left, right = view.span or (min(float(x[0]) for x, _y in pieces), max(float(x[-1]) for x, _y in pieces))
+    low, high = min(float(y.min()) for _x, y in pieces), max(float(y.max()) for _x, y in pieces)
+    if right <= left:
+        left, right = left - 1, right + 1
+    if high <= low:
+        margin = abs(high) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.limit_size(False, False)
+    plotext.plotsize(width, height)
+    for curve, segments in drawn:
+        is_dotted = curve.marker.isupper() and has_color
+        marker = curve.marker if is_ascii or not has_color else "•" if is_dotted else "braille"
+        for x, y in segments:
+            plotext.plot(x.tolist(), y.tolist(), marker=marker, color=curve.color)
+    plotext.xlim(left, right)
+    plotext.ylim(low, high)
+    ticks = nice_ticks(left, right, max(2, width // 14))
+    plotext.xticks(ticks, [short_number(value) for value in ticks])
+    ticks = nice_ticks(low, high, max(3, height // 3))
+    plotext.yticks(ticks, [short_number(10**value if view.is_log else value) for value in ticks])
+    text: str = plotext.build()
+    text = text if has_color else plotext.uncolorize(text)
+    return (text.translate(ASCII_FRAME) if is_ascii else text).rstrip("\n")
+
+
+def legend_items(runs: Sequence[WatchedRun], view: View) -> list[tuple[str, int, str]]:
+    """图例的（文字, 颜色, 标记），只含有点可画的线。"""
+    return [(curve.label, curve.color, curve.marker) for curve in curves_of(runs, view) if drawable(curve.y).any()]
+
+
+def value_at(runs: Sequence[WatchedRun], view: View, x: float) -> list[tuple[str, float, float]]:
+    """光标处各条线的（图例, 最近一点的横坐标, 值）。"""
+    found: list[tuple[str, float, float]] = []
+    for curve in curves_of(runs, view):
+        keep = np.flatnonzero(drawable(curve.y))
+        if len(keep):
+            nearest: Any = keep[int(np.argmin(np.abs(curve.x[keep] - x)))]
+            found.append((curve.label, float(curve.x[nearest]), float(curve.y[nearest])))
+    return found
+
+
+def full_span(runs: Sequence[WatchedRun], view: View) -> tuple[float, float] | None:
+    """全部点横坐标的两端；没有点则 None。"""
+    ends = [(float(curve.x.min()), float(curve.x.max())) for curve in curves_of(runs, view) if len(curve.x)]
+    ends = [pair for pair in ends if all(map(math.isfinite, pair))]
+    return (min(low for low, _high in ends), max(high for _low, high in ends)) if ends else None
