@@ -43,6 +43,7 @@ class LaunchPlan:
     master_addr: str = "127.0.0.1"
     master_port: int = 29500
     has_infiniband: bool = True
+    cuda_devices: str = ""
 
     def command(self, node_rank: int = 0) -> list[str]:
         """第 `node_rank` 台机器上要跑的命令。单机单进程不经过 `torchrun`。"""
@@ -58,9 +59,14 @@ class LaunchPlan:
                  f"--master_port={self.master_port}"]
         return python(*launcher, *place, *trainer)
 
+    def environment(self) -> dict[str, str]:
+        """命令之前要设的环境变量：选了哪几块 GPU；没有 InfiniBand 时 NCCL 要被告知。"""
+        devices = {"CUDA_VISIBLE_DEVICES": self.cuda_devices} if self.cuda_devices else {}
+        return devices if self.has_infiniband or self.nodes == 1 else {**devices, "NCCL_IB_DISABLE": "1"}
+
     def node_lines(self) -> list[str]:
-        """每台机器一行，供复制；没有 InfiniBand 时 NCCL 要被告知。"""
-        prefix = "" if self.has_infiniband else "NCCL_IB_DISABLE=1 "
+        """每台机器一行，可以粘贴到它的 shell。"""
+        prefix = "".join(f"{name}={shlex.quote(value)} " for name, value in self.environment().items())
         return [prefix + command_line(self.command(node)) for node in range(self.nodes)]
 
 

@@ -1,0 +1,382 @@
+"""启动界面：选预设、数据集、设备，改任何一个键；旁边是估算，下面是将要执行的命令。
+
+应用打开它；它的全部状态在 `Draft` 里。启动经由 `app.start_run` 与 `app.open_monitor`，显示的命令就是要跑的。
+"""
+
+import asyncio
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import Screen
+from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
+
+from nanogpt.errors import BadInput
+from nanogpt.i18n import N_, _
+from nanogpt.text import visible
+from workbench.draft import Draft
+from workbench.machine import Device, list_devices
+from workbench.preparation import Preparation
+from workbench.preset_file import preset_path, save_preset
+from workbench.watched_run import WatchedRun
+from workbench.widgets.launch_panes import (
+    FIRST_PRESET,
+    Chosen,
+    DatasetPane,
+    MachinePane,
+    PresetPane,
+    Refused,
+    ordered_presets,
+    read_only_error,
+)
+from workbench.widgets.option_form import KeyList, OptionForm
+
+TABS = ("preset", "dataset", "machine", "keys")
+TITLES = {"preset": N_("Preset"), "dataset": N_("Data"), "machine": N_("Machine"), "keys": N_("All keys")}
+# 换语言时重建部件，正在准备的数据集与设备表不该重来，所以都放在界面的普通属性里
+
+
+class LaunchScreen(Screen[None]):
+    """`preset` 是一开始选中的预设；`clone_of` 则照着那个运行填好。"""
+
+    DEFAULT_CSS = """
+    LaunchScreen #title { height: 1; background: $primary; color: $text; padding: 0 1; }
+    LaunchScreen #body { height: 1fr; }
+    LaunchScreen TabbedContent { width: 1fr; height: 1fr; }
+    LaunchScreen ContentSwitcher { height: 1fr; }
+    LaunchScreen TabPane { height: 1fr; padding: 0 1; }
+    LaunchScreen KeyList, LaunchScreen KeyList:focus { height: 1fr; border: none; padding: 0; background: transparent;
+                           text-wrap: nowrap; text-overflow: ellipsis; }
+    LaunchScreen .devices, LaunchScreen .devices:focus { height: auto; max-height: 50%; margin-bottom: 1; }
+    LaunchScreen .help { height: auto; max-height: 5; color: $text-muted; }
+    LaunchScreen .log { height: auto; max-height: 60%; border-top: solid $primary; }
+    LaunchScreen #figures { width: 30; padding: 0 1; border-left: solid $primary; }
+    LaunchScreen #command { height: auto; max-height: 5; padding: 0 1; border-top: solid $primary; }
+    LaunchScreen #problem { height: auto; max-height: 4; padding: 0 1; color: $text-error; }
+    LaunchScreen #problem.-note { color: $text-success; }
+    LaunchScreen #name { height: 1; border: none; display: none; }
+    LaunchScreen #name.-open { display: block; }
+    """
+    BINDINGS = [
+        Binding("ctrl+r,f5", "launch", N_("Start"), id="launch.start", tooltip=N_("check everything and start training"),
+                priority=True),
+        Binding("ctrl+s", "save", N_("Save preset"), id="launch.save", priority=True,
+                tooltip=N_("write the changed keys to presets/<name>.toml")),
+        Binding("y", "copy", N_("Copy command"), id="launch.copy", tooltip=N_("copy the command that will run")),
+        Binding("h,left", "tab(-1)", N_("Left page"), id="launch.left", show=False),
+        Binding("l,right", "tab(1)", N_("Right page"), id="launch.right", show=False),
+        *[Binding(str(number), f"show_tab('{tab}')", TITLES[tab], id=f"launch.{tab}", show=False)
+          for number, tab in enumerate(TABS, 1)],
+        Binding("escape", "close", N_("Back"), id="launch.close", tooltip=N_("leave without starting")),
+    ]
+
+    def __init__(self, preset: str | None = None, clone_of: WatchedRun | None = None):
+        super().__init__()
+        self._preset, self._clone_of = preset, clone_of
+        self._tab = TABS[3] if clone_of is not None else TABS[0]
+        self._devices: list[Device] = []
+        self._preparations: dict[str, Preparation] = {}
+        self._error: BadInput | None = None
+        self._note = ""
+        self._name: str | None = None
+        self._overwriting: str | None = None
+        self.draft: Draft | None = None
+
+    # ---- 生命周期 ----
+
+    def _new_draft(self) -> Draft:
+        draft = Draft(self.app.workspace)  # type: ignore[attr-defined]
+        try:
+            if self._clone_of is not None:
+                draft.choose_run(self._clone_of)
+            else:
+                names = list(ordered_presets(draft.workspace))
+                first = FIRST_PRESET if FIRST_PRESET in names else (names[0] if names else None)
+                if chosen := self._preset or first:
+                    draft.choose_preset(chosen)
+        except BadInput as error:
+            self._error = error
+        return draft
+
+    def compose(self) -> ComposeResult:
+        if self.draft is None:
+            self.draft = self._new_draft()
+        yield Static(id="title", markup=False)
+        with Horizontal(id="body"):
+            with TabbedContent(initial=self._tab):
+                for number, tab in enumerate(TABS, 1):
+                    with TabPane(f"{number} {_(TITLES[tab])}", id=tab):
+                        yield self._pane(tab, self.draft)
+            yield VerticalScroll(Static(markup=False), id="figures", can_focus=False)
+        yield Static(id="problem", markup=False)
+        yield Input(self._name or "", placeholder=_("name of the preset; Enter saves, Esc does not"), id="name")
+        yield VerticalScroll(Static(markup=False), id="command", can_focus=False)
+        yield Footer()
+
+    def _pane(self, tab: str, draft: Draft) -> Vertical:
+        if tab == "preset":
+            return PresetPane(draft)
+        if tab == "dataset":
+            return DatasetPane(draft, self._preparations, self.is_read_only)
+        return MachinePane(draft, self._devices) if tab == "machine" else OptionForm(draft.train, id="train-form")
+
+    def on_mount(self) -> None:
+        self._find_devices()
+        self._focus_tab()
+        self.show_plan()
+
+    async def recompose(self) -> None:
+        """换了语言：部件重建，草稿与页码不变。"""
+        await super().recompose()
+        self._focus_tab()
+        self.show_plan()
+
+    @property
+    def is_read_only(self) -> bool:
+        return bool(self.app.is_read_only)  # type: ignore[attr-defined]
+
+    @work(exclusive=True, group="devices")
+    async def _find_devices(self) -> None:
+        self._devices = await asyncio.to_thread(list_devices)
+        if self.draft is not None and self.is_mounted:
+            self.draft.has_cuda = any(device.name.startswith("cuda") for device in self._devices)
+            pane = self.query_one(MachinePane)
+            pane.devices = self._devices
+            pane.refresh_rows()
+            self.show_plan()
+
+    # ---- 显示 ----
+
+    def show_plan(self) -> None:
+        """草稿变了：标题、估算、命令与第一处不对的地方都重写。"""
+        draft = self.draft
+        assert draft is not None
+        changes = len(draft.train.edits) + len(draft.machine.edits)
+        title = _("New run: {preset}").format(preset=visible(draft.preset or _("no preset"), keep=""))
+        title += " · " + _("changed keys: {n}").format(n=changes) if changes else ""
+        self.query_one("#title", Static).update(title + (" · " + _("read-only") if self.is_read_only else ""))
+        self.query_one("#figures Static", Static).update(self._figures(draft))
+        self.query_one("#command Static", Static).update("\n".join(self.command_lines()))
+        self.show_problem(self._error or self._key_error(draft))
+
+    def _key_error(self, draft: Draft) -> BadInput | None:
+        try:
+            draft.check_keys()
+        except BadInput as error:
+            return error
+        return None
+
+    def show_problem(self, error: BadInput | None) -> None:
+        box = self.query_one("#problem", Static)
+        box.set_class(error is None, "-note")
+        text = str(error) if error is not None else self._note
+        box.update(text)
+        box.display = bool(text)
+
+    def command_lines(self) -> list[str]:
+        """显示、复制、执行的都是这个命令；多台机器时每台一行。"""
+        assert self.draft is not None
+        return self.draft.plan().node_lines()
+
+    def _figures(self, draft: Draft) -> str:
+        try:
+            found = draft.estimate()
+        except BadInput as error:
+            return visible(error.what)
+        unknown = "?" if found.is_vocab_known else " ?"
+        rows = [(_("parameters"), _short(found.params) + (unknown if not found.is_vocab_known else "")),
+                (_("tokens/iteration"), f"{found.tokens_per_iter:,}"),
+                (_("tokens in all"), _short(found.total_tokens)),
+                (_("epochs"), "?" if found.epochs is None else f"{found.epochs:,.3g}"),
+                (_("memory, about"), f"{found.memory_mib:,.0f} MiB"),
+                (_("checkpoint"), f"{found.checkpoint_mib:,.1f} MiB"),
+                (_("processes"), f"{draft.world_size}")]
+        width = max(cell_len(name) for name, _value in rows) + 1
+        lines = [name + " " * (width - cell_len(name)) + value for name, value in rows]
+        lines += ["", _("Memory is an estimate for each process, without what torch itself takes.")]
+        if found.epochs is None:
+            lines += ["", _("The dataset is not prepared.") + ("" if found.is_vocab_known else " " + _(
+                "Until then the vocabulary is taken to be GPT-2's."))]
+        device = next((d for d in self._devices if d.name == self._device_name(draft)), None)
+        if device is not None and device.memory_mib and found.memory_mib > 0.95 * device.memory_mib:
+            lines += ["", _("More than the {n} MiB of {device}: use a smaller batch_size.").format(
+                n=f"{device.memory_mib:,.0f}", device=device.name)]
+        return "\n".join(lines)
+
+    def _device_name(self, draft: Draft) -> str:
+        chosen = draft.train.value("device")
+        if chosen == "auto":
+            return self._devices[0].name if self._devices else ""
+        return "cuda:0" if chosen == "cuda" else str(chosen)
+
+    # ---- 选与改 ----
+
+    def _changed(self) -> None:
+        self._error, self._note = None, ""
+        assert self.draft is not None
+        self.draft.fit_accumulation()
+        self.query_one("#train-form", OptionForm).refresh_rows()
+        self.query_one(PresetPane).refresh_rows()
+        self.query_one(DatasetPane).refresh_rows()
+        self.query_one(MachinePane).refresh_rows()
+        self.show_plan()
+
+    @on(Chosen)
+    def take_choice(self, event: Chosen) -> None:
+        """选好一项就翻到下一页。"""
+        event.stop()
+        assert self.draft is not None
+        try:
+            if event.what == "preset":
+                self.draft.choose_preset(event.name)
+            elif event.what in ("dataset", "device"):
+                self.draft.train.set(event.what, event.name)
+        except BadInput as error:
+            self._error = error
+            self.show_plan()
+            return
+        self._changed()
+        following = {"preset": "dataset", "dataset": "machine"}.get(event.what)
+        if following:
+            self.action_show_tab(following)
+
+    @on(Refused)
+    def take_refusal(self, event: Refused) -> None:
+        event.stop()
+        self._error = event.error
+        self.show_plan()
+
+    @on(OptionForm.Changed)
+    def take_change(self, event: OptionForm.Changed) -> None:
+        event.stop()
+        self._changed()
+
+    @on(TabbedContent.TabActivated)
+    def remember_tab(self, event: TabbedContent.TabActivated) -> None:
+        if event.pane.id != self._tab:
+            self._tab = event.pane.id or TABS[0]
+
+    def _focus_tab(self) -> None:
+        self.query_one(f"#{self._tab}", TabPane).query(KeyList).first().focus()
+
+    def action_show_tab(self, tab: str) -> None:
+        self._tab = tab
+        self.query_one(TabbedContent).active = tab
+        self._focus_tab()
+
+    def action_tab(self, step: int) -> None:
+        self.action_show_tab(TABS[(TABS.index(self._tab) + step) % len(TABS)])
+
+    # ---- 做 ----
+
+    def action_copy(self) -> None:
+        # 应用的 `copy_to_clipboard` 管 tmux 与 SSH
+        self.app.copy_to_clipboard("\n".join(self.command_lines()))
+        self._note = _("copied")
+        self.show_problem(None)
+
+    def action_launch(self) -> None:
+        if self.is_read_only:
+            self._error = read_only_error()
+            self.show_plan()
+        else:
+            self._launch()
+
+    @work(exclusive=True, group="launch")
+    async def _launch(self) -> None:
+        """查过、建好目录、启动、打开监视；哪一步不成就把话留在屏幕上。"""
+        draft, app = self.draft, self.app
+        assert draft is not None
+        self._note = _("checking…")
+        self.show_problem(None)
+        self._note = ""
+        try:
+            await asyncio.to_thread(draft.check)
+            out_dir = draft.make_out_dir()
+        except BadInput as error:
+            self._error = error
+            self.show_plan()
+            return
+        self._error = None
+        self.show_plan()
+        if app.start_run(draft.start_command(), out_dir):  # type: ignore[attr-defined]
+            app.open_monitor(out_dir)  # type: ignore[attr-defined]
+        else:
+            self._error = BadInput("cannot_start", _("the command could not be started"),
+                                   visible(shlex.join(draft.start_command()), keep=""), _("try it in a shell"))
+            self.show_plan()
+
+    def action_save(self) -> None:
+        """问一个名字；工作区自己的预设就默认存回原处。"""
+        if self.is_read_only:
+            self._error = read_only_error()
+            self.show_plan()
+            return
+        assert self.draft is not None
+        own = self.draft.workspace / "presets" / f"{self.draft.preset}.toml"
+        box = self.query_one("#name", Input)
+        box.value = self._name = self.draft.preset if own.is_file() else ""
+        self._overwriting = None
+        box.add_class("-open")
+        box.focus()
+
+    @on(Input.Submitted, "#name")
+    def save_under(self, event: Input.Submitted) -> None:
+        """已有同名的文件时，再按一次回车才改它。"""
+        event.stop()
+        assert self.draft is not None
+        name = event.value.strip()
+        try:
+            path = preset_path(name, self.draft.workspace)
+            if path.exists() and self._overwriting != name:
+                self._overwriting = name
+                raise BadInput("preset_exists", _("there is already a preset {name}").format(name=name), str(path),
+                               _("Enter again changes it, and keeps its comments; or give another name"))
+            values: dict[str, Any] = self.draft.train.values()
+            values.pop("out_dir")
+            save_preset(name, values, self.draft.workspace)
+        except BadInput as error:
+            self.show_problem(error)
+            return
+        self._close_name()
+        self._error = None
+        self._take_saved(name, path)
+
+    def _take_saved(self, name: str, path: Path) -> None:
+        """存好的就是现在的预设；改动都在里面了。"""
+        assert self.draft is not None
+        kept = self.draft.train.edits.get("out_dir")
+        try:
+            self.draft.train.edits = {}
+            self.draft.choose_preset(name)
+            if kept is not None:
+                self.draft.train.set("out_dir", kept)
+        except BadInput as error:
+            self._error = error
+        self._changed()
+        self._note = _("saved: {file}").format(file=visible(str(path), keep=""))
+        self.show_plan()
+
+    def _close_name(self) -> None:
+        self._name = None
+        self.query_one("#name", Input).remove_class("-open")
+        self._focus_tab()
+
+    def action_close(self) -> None:
+        if self._name is not None:
+            self._close_name()
+            self.show_plan()
+        else:
+            self.dismiss()
+
+
+def _short(number: int) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:,.2f}{unit}"
+    return str(number)

@@ -1,0 +1,262 @@
+"""启动界面的三页：预设、数据集、设备。各自发出「选了什么」，由启动界面改草稿。
+
+列表里的标题、说明、设备名与日志都来自外面，显示前经过 `visible`，也不当标记解析。
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rich.cells import set_cell_size
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.message import Message
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option as Row
+
+from nanogpt.dataset import list_datasets
+from nanogpt.errors import BadInput
+from nanogpt.i18n import N_, _, language
+from nanogpt.presets import list_presets, read_about
+from nanogpt.shipped import shipped_dir
+from nanogpt.text import visible
+from workbench.draft import Draft
+from workbench.machine import Device
+from workbench.preparation import Preparation
+from workbench.widgets.option_form import KeyList, OptionForm
+
+NEEDS = {"cpu": N_("a CPU is enough"), "gpu": N_("needs a GPU"), "8 gpus": N_("needs 8 GPUs"), "mps": N_("needs a Mac")}
+# 没有网络与 GPU 也能跑的那个，列在随包预设的最前
+FIRST_PRESET = "quickstart"
+LOG_SECONDS = 0.25
+
+
+class Chosen(Message):
+    """在某一页上选了一项：`what` 是 `preset`、`dataset` 或 `device`。"""
+
+    def __init__(self, what: str, name: str):
+        super().__init__()
+        self.what, self.name = what, name
+
+
+class Refused(Message):
+    """做不到，`error` 说明为什么。"""
+
+    def __init__(self, error: BadInput):
+        super().__init__()
+        self.error = error
+
+
+def ordered_presets(workspace: Path) -> dict[str, Path]:
+    """工作区自己的在前，随包的在后，快速开始居首。"""
+    found, shipped = list_presets(workspace), shipped_dir("presets").resolve()
+    return dict(sorted(found.items(), key=lambda item: (
+        item[1].parent.resolve() == shipped, item[0] != FIRST_PRESET, item[0])))
+
+
+def in_language(about: dict[str, str], key: str) -> str:
+    """标题或说明，按界面的语言；没有译文就用原文。"""
+    return visible(about.get(f"{key}_zh", "") if language() == "zh" else "", keep="") or visible(
+        about.get(key, ""), keep="")
+
+
+class PresetPane(Vertical):
+    """预设的列表与光标下那个的说明。"""
+
+    def __init__(self, draft: Draft):
+        super().__init__()
+        self.draft = draft
+
+    def compose(self) -> ComposeResult:
+        yield KeyList(markup=False)
+        yield Static(classes="help", markup=False)
+
+    def on_mount(self) -> None:
+        self.refresh_rows()
+
+    def refresh_rows(self) -> None:
+        keys = self.query_one(KeyList)
+        before = keys.highlighted_option.id if keys.highlighted_option else self.draft.preset
+        self._abouts = {name: read_about(path) for name, path in ordered_presets(self.draft.workspace).items()}
+        keys.clear_options()
+        for name, about in self._abouts.items():
+            row = Text("● " if name == self.draft.preset else "  ")
+            row.append(in_language(about, "title") or visible(name, keep=""))
+            row.append("  " + visible(name, keep=""), "dim")
+            keys.add_option(Row(row, id=name))
+        names = list(self._abouts)
+        keys.highlighted = names.index(before) if before in names else (0 if names else None)
+
+    @on(OptionList.OptionHighlighted)
+    def show_about(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        about = self._abouts.get(event.option.id or "", {})
+        needs = about.get("needs", "")
+        lines = [in_language(about, "description"), _(NEEDS.get(needs, "")) or visible(needs, keep="")]
+        self.query_one(".help", Static).update("\n".join(line for line in lines if line))
+
+    @on(OptionList.OptionSelected)
+    def choose(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.post_message(Chosen("preset", event.option.id or ""))
+
+
+class DatasetPane(Vertical):
+    """数据集的列表；还没备好的可以从这里准备，输出就显示在下面。"""
+
+    BINDINGS = [
+        Binding("p", "prepare", N_("Prepare"), id="dataset.prepare", tooltip=N_("run this dataset's prepare.py")),
+        Binding("x", "cancel", N_("Cancel"), id="dataset.cancel", tooltip=N_("stop preparing; twice: kill it")),
+    ]
+
+    def __init__(self, draft: Draft, preparations: dict[str, Preparation], is_read_only: bool):
+        super().__init__()
+        self.draft, self.preparations, self.is_read_only = draft, preparations, is_read_only
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    def compose(self) -> ComposeResult:
+        yield KeyList(markup=False)
+        yield Static(classes="help", markup=False)
+        yield Static(classes="log", markup=False)
+
+    def on_mount(self) -> None:
+        self.refresh_rows()
+        self.set_interval(LOG_SECONDS, self.follow_log)
+
+    def refresh_rows(self) -> None:
+        keys = self.query_one(KeyList)
+        chosen = self.draft.train.value("dataset")
+        before = keys.highlighted_option.id if keys.highlighted_option else chosen
+        self._rows = {row["name"]: row for row in list_datasets(self.draft.workspace)}
+        keys.clear_options()
+        width = max(map(len, self._rows), default=0)
+        for name, row in self._rows.items():
+            state = _("{n} tokens").format(n=f"{sum(row['tokens'].values()):,}") if row["is_prepared"] else (
+                _("problem") if row["problem"] else _("not prepared"))
+            keys.add_option(Row(Text(("● " if name == chosen else "  ") + set_cell_size(name, width) + "  " + state),
+                                id=name))
+        names = list(self._rows)
+        keys.highlighted = names.index(before) if before in names else (0 if names else None)
+
+    @property
+    def current(self) -> str:
+        row = self.query_one(KeyList).highlighted_option
+        return row.id or "" if row is not None else ""
+
+    @on(OptionList.OptionHighlighted)
+    def show_dataset(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        self._show_help()
+        self.follow_log()
+
+    def _show_help(self) -> None:
+        row = self._rows.get(self.current)
+        if row is None:
+            text = _("no dataset here")
+        elif row["problem"]:
+            text = visible(row["problem"], keep="")
+        elif row["is_prepared"]:
+            parts = [f"train {row['tokens']['train']:,}", f"val {row['tokens']['val']:,}",
+                     _("vocabulary {n}").format(n=row["vocab_size"] or "GPT-2"), f"{row['bytes'] / 2**20:,.1f} MiB"]
+            text = " · ".join(parts)
+        else:
+            text = _("not prepared: p prepares it here")
+        self.query_one(".help", Static).update(text)
+
+    def _preparation(self) -> Preparation | None:
+        """光标下的数据集的准备；上一个应用开始的也认。"""
+        name = self.current
+        if name and name not in self.preparations:
+            try:
+                self.preparations[name] = Preparation(name, self.draft.workspace)
+            except BadInput:
+                return None
+        return self.preparations.get(name)
+
+    def follow_log(self) -> None:
+        """日志有变才重画；刚结束的刷新列表。"""
+        found, log = self._preparation(), self.query_one(".log", Static)
+        lines: list[str] = []
+        if found is not None:
+            is_running = found.is_running()
+            if is_running or found.process is not None:
+                state = (_("preparing; x cancels") if is_running else
+                         _("cancelled") if found.is_cancelled else
+                         _("prepared") if found.exit_code == 0 else _("failed, exit code {n}").format(n=found.exit_code))
+                lines = [*found.tail(), f"[{state}]"]
+            if found.was_running and not is_running:
+                self.draft.forget_datasets()
+                self.refresh_rows()
+                self.post_message(Chosen("prepared", found.name))
+            found.was_running = is_running
+        text = "\n".join(lines)
+        if text != getattr(self, "_shown", None):
+            self._shown = text
+            log.update(text)
+            log.display = bool(text)
+
+    def action_prepare(self) -> None:
+        found = self._preparation()
+        if found is None:
+            return
+        try:
+            if self.is_read_only:
+                raise read_only_error()
+            found.start()
+            found.was_running = True
+        except BadInput as error:
+            self.post_message(Refused(error))
+        self.follow_log()
+
+    def action_cancel(self) -> None:
+        found = self._preparation()
+        if found is not None and not self.is_read_only:
+            found.cancel()
+            self.follow_log()
+
+    @on(OptionList.OptionSelected)
+    def choose(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.post_message(Chosen("dataset", event.option.id or ""))
+
+
+class MachinePane(Vertical):
+    """设备的列表，下面是进程与机器的表单。"""
+
+    def __init__(self, draft: Draft, devices: list[Device]):
+        super().__init__()
+        self.draft, self.devices = draft, devices
+
+    def compose(self) -> ComposeResult:
+        yield KeyList(markup=False, classes="devices")
+        yield OptionForm(self.draft.machine, id="machine-form")
+
+    def on_mount(self) -> None:
+        self.refresh_rows()
+
+    def refresh_rows(self) -> None:
+        keys, chosen = self.query_one(".devices", KeyList), self.draft.train.value("device")
+        rows = [Device("auto", _("the best that this machine has")), *self.devices]
+        names = [device.name for device in rows]
+        before = keys.highlighted_option.id if keys.highlighted_option else chosen
+        keys.clear_options()
+        for device in rows:
+            row = Text("● " if device.name == chosen else "  ")
+            row.append(set_cell_size(device.name, 7) + " " + visible(device.title, keep=""))
+            if device.memory_mib:
+                row.append(f"  {device.memory_mib / 1024:,.0f} GiB", "dim")
+            keys.add_option(Row(row, id=device.name))
+        keys.highlighted = names.index(before) if before in names else 0
+        self.query_one(OptionForm).refresh_rows()
+
+    @on(OptionList.OptionSelected, ".devices")
+    def choose(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.post_message(Chosen("device", event.option.id or ""))
+
+
+def read_only_error() -> BadInput:
+    return BadInput("read_only", _("the workbench was opened with --read-only"), "",
+                    _("open it without --read-only to start or write anything"))

@@ -1,0 +1,276 @@
+"""由键的元数据生成的表单：分组、说明、合法值、边打字边查错，改动过的做记号，按名字搜索。
+
+启动界面给它一份 `EditedValues`（训练的键、机器的键都行）；它改其中的 `edits`，再发 `Changed`。
+这里没有写死任何一个键。
+"""
+
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+from textual import on
+from textual.actions import SkipAction
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.message import Message
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option as Row
+
+from nanogpt.errors import BadInput
+from nanogpt.i18n import N_, _
+from nanogpt.options import Option, coerce
+from nanogpt.text import visible
+from workbench.draft import EditedValues
+
+
+class KeyList(OptionList):
+    """键的列表；hjkl 里的上下。"""
+
+    BINDINGS = [
+        Binding("j", "cursor_down", N_("Down"), show=False, id="keys.down"),
+        Binding("k", "cursor_up", N_("Up"), show=False, id="keys.up"),
+        Binding("g", "first", N_("First"), show=False, id="keys.first"),
+        Binding("G", "last", N_("Last"), show=False, id="keys.last"),
+    ]
+
+
+class OptionForm(Vertical):
+    """一组键的表单。回车改值，空格换下一个合法值，`d` 还原，`/` 搜索。"""
+
+    DEFAULT_CSS = """
+    OptionForm { height: 1fr; }
+    OptionForm KeyList, OptionForm KeyList:focus { height: 1fr; border: none; padding: 0; background: transparent;
+                         text-wrap: nowrap; text-overflow: ellipsis; }
+    OptionForm .help { height: auto; max-height: 5; color: $text-muted; }
+    OptionForm .help.-bad { color: $text-error; }
+    OptionForm Input { height: 1; border: none; padding: 0 1; display: none; }
+    OptionForm Input.-open { display: block; }
+    """
+    BINDINGS = [
+        Binding("slash", "search", N_("Search"), id="form.search", tooltip=N_("find a key by its name or its help")),
+        Binding("space", "cycle", N_("Next value"), id="form.cycle", show=False,
+                tooltip=N_("the next legal value, where there are few")),
+        Binding("d", "reset", N_("Undo change"), id="form.reset", tooltip=N_("back to the preset's value")),
+        Binding("escape", "close", N_("Close"), id="form.close", show=False),
+    ]
+
+    class Changed(Message):
+        """某个键的值改了。"""
+
+        def __init__(self, form: "OptionForm", key: str):
+            super().__init__()
+            self.form, self.key = form, key
+
+        @property
+        def control(self) -> "OptionForm":
+            return self.form
+
+    def __init__(self, values: EditedValues, id: str | None = None):
+        super().__init__(id=id)
+        self.values = values
+        self._width = max(map(cell_len, values.options), default=0)
+
+    def compose(self) -> ComposeResult:
+        yield Input(self.values.search, placeholder=_("search by name"), classes="search", select_on_focus=False)
+        yield KeyList(markup=False)
+        yield Static(classes="help", markup=False)
+        yield Input(classes="edit")
+
+    def on_mount(self) -> None:
+        self.search_input.set_class(bool(self.values.search), "-open")
+        self._fill()
+        if self.values.pending is not None:
+            self._open_editor(self.values.pending)
+
+    @property
+    def keys(self) -> KeyList:
+        return self.query_one(KeyList)
+
+    @property
+    def search_input(self) -> Input:
+        return self.query_one(".search", Input)
+
+    @property
+    def edit_input(self) -> Input:
+        return self.query_one(".edit", Input)
+
+    @property
+    def current(self) -> Option | None:
+        """光标下的键。"""
+        row = self.keys.highlighted_option
+        return self.values.options.get(row.id or "") if row is not None else None
+
+    # ---- 显示 ----
+
+    def _fill(self) -> None:
+        """按搜索的字重建列表；组名是不能选的行。"""
+        wanted, group, rows = self.values.search.casefold().strip(), "", []
+        for option in self.values.options.values():
+            if wanted and wanted not in f"{option.name} {_(option.help)}".casefold():
+                continue
+            if option.group != group:
+                group = option.group
+                rows.append(Row(Text(_(group), style="bold"), disabled=True))
+            rows.append(Row(self._row(option), id=option.name))
+        keys = self.keys
+        keys.clear_options()
+        keys.add_options(rows)
+        names = [row.id for row in rows]
+        if self.values.cursor in names:
+            keys.highlighted = names.index(self.values.cursor)
+        else:
+            keys.highlighted = next((i for i, name in enumerate(names) if name is not None), None)
+        self._show_help()
+
+    def _row(self, option: Option) -> Text:
+        is_changed = option.name in self.values.edits
+        mark = "* " if is_changed else "  "
+        row = Text(mark + set_cell_size(option.name, self._width) + "  " + _shown(self.values.text(option.name)))
+        if option.unit and not option.choices:
+            row.append(f" {_(option.unit)}", "dim")
+        if is_changed:
+            row.stylize("bold", 0, len(mark) + self._width)
+            row.append("  " + _("was {value}").format(value=_shown(str(self.values.base[option.name]))), "dim")
+        return row
+
+    def _show_help(self) -> None:
+        """光标下的键的说明；正在打字而值不合法时，先说错在哪。"""
+        option, help_box = self.current, self.query_one(".help", Static)
+        problem = self._problem() if option is not None else None
+        help_box.set_class(problem is not None, "-bad")
+        if option is None:
+            help_box.update(_("no key has this in its name"))
+        elif problem is not None:
+            help_box.update(visible(f"{problem.what}\n{problem.hint}"))
+        else:
+            default = _("default: {value}").format(value=_shown(str(option.default)))
+            help_box.update(f"{_(option.help)}\n" + _("legal: {legal}").format(legal=option.legal) + f"; {default}")
+
+    def _problem(self) -> BadInput | None:
+        option = self.current
+        if self.values.pending is None or option is None:
+            return None
+        try:
+            coerce(option, self.values.pending, "")
+        except BadInput as error:
+            return error
+        return None
+
+    def refresh_rows(self) -> None:
+        """值在别处改了：各行重写，光标不动。"""
+        for row in self.keys.options:
+            if row.id is not None:
+                self.keys.replace_option_prompt(row.id, self._row(self.values.options[row.id]))
+        self._show_help()
+
+    # ---- 改 ----
+
+    def _change(self, name: str, text: str) -> bool:
+        try:
+            self.values.set(name, text)
+        except BadInput:
+            return False
+        self.refresh_rows()
+        self.post_message(self.Changed(self, name))
+        return True
+
+    def _open_editor(self, text: str) -> None:
+        self.values.pending = text
+        editor = self.edit_input
+        editor.value = text
+        editor.add_class("-open")
+        editor.focus()
+        self._show_help()
+
+    def _close_editor(self) -> None:
+        self.values.pending = None
+        self.edit_input.remove_class("-open")
+        self.keys.focus()
+        self._show_help()
+
+    @on(OptionList.OptionHighlighted)
+    def remember_cursor(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        self.values.cursor = event.option.id
+        self._show_help()
+
+    @on(OptionList.OptionSelected)
+    def edit_key(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        option = self.current
+        if option is None:
+            return
+        if option.type is bool:
+            self.action_cycle()
+        else:
+            self._open_editor(self.values.text(option.name))
+
+    @on(Input.Changed, ".edit")
+    def check_typed(self, event: Input.Changed) -> None:
+        event.stop()
+        if self.values.pending is not None:
+            self.values.pending = event.value
+            self.edit_input.set_class(self._problem() is not None, "-invalid")
+            self._show_help()
+
+    @on(Input.Submitted, ".edit")
+    def take_typed(self, event: Input.Submitted) -> None:
+        event.stop()
+        option = self.current
+        # 不合法的留着，让人接着改
+        if option is not None and self._change(option.name, event.value):
+            self._close_editor()
+
+    @on(Input.Changed, ".search")
+    def take_search(self, event: Input.Changed) -> None:
+        event.stop()
+        if event.value != self.values.search:
+            self.values.search = event.value
+            self._fill()
+
+    @on(Input.Submitted, ".search")
+    def leave_search(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.keys.focus()
+
+    def action_search(self) -> None:
+        self.search_input.add_class("-open")
+        self.search_input.focus()
+
+    def action_cycle(self) -> None:
+        option = self.current
+        if option is None:
+            return
+        legal: list[Any] = list(option.choices) or ([True, False] if option.type is bool else [])
+        if option.allows_auto:
+            legal = ["auto", *legal]
+        if legal:
+            now = self.values.value(option.name)
+            at = legal.index(now) if now in legal else -1
+            self._change(option.name, str(legal[(at + 1) % len(legal)]))
+
+    def action_reset(self) -> None:
+        option = self.current
+        if option is not None:
+            self.values.reset(option.name)
+            self.refresh_rows()
+            self.post_message(self.Changed(self, option.name))
+
+    def action_close(self) -> None:
+        """先收起编辑，再收起搜索；都没有就交给界面。"""
+        if self.values.pending is not None:
+            self._close_editor()
+        elif self.search_input.has_class("-open"):
+            self.values.search = ""
+            self.search_input.value = ""
+            self.search_input.remove_class("-open")
+            self._fill()
+            self.keys.focus()
+        else:
+            raise SkipAction()
+
+
+def _shown(text: str) -> str:
+    """一行之内看得见的写法；空的也要看得见。"""
+    return visible(text, keep="")[:200] or '""'
