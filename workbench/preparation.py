@@ -25,7 +25,7 @@ TAIL_BYTES = 16384
 
 
 class Preparation:
-    """名为 `name` 的数据集的一次准备；进程可以是上一个应用开始的。"""
+    """名为 `name` 的数据集的一次准备；进程可以是上一个应用开始的。`was_running`：上次看时还在跑。"""
 
     def __init__(self, name: str, workspace: Path):
         self.name = check_dataset_name(name)
@@ -58,7 +58,7 @@ class Preparation:
                            command_line(command), _("check this Python installation")) from error
         finally:
             os.close(fd)
-        self.is_cancelled = self.was_running = False
+        self.is_cancelled, self.was_running = False, True
         pid = self.process.pid
         # 进程可能已经结束：那时不会再给它发信号，记不下也无妨
         with contextlib.suppress(OSError):

@@ -117,5 +117,6 @@ def _holds(term: Term, run: WatchedRun, notes: str) -> bool:
         return term.value in text if term.symbol == ":" else OPERATORS[term.symbol](text, term.value)
     # 日志是别人写的：类型对不上就不合。bool 也是 int，所以先分开
     if isinstance(found, bool) != isinstance(term.value, bool) or not isinstance(found, (int, float)):
-        return isinstance(term.value, bool) and OPERATORS[term.symbol](str(found).casefold(), str(term.value).casefold())
+        text = str(term.value).casefold()
+        return isinstance(term.value, bool) and OPERATORS[term.symbol](str(found).casefold(), text)
     return OPERATORS[term.symbol](found, term.value)

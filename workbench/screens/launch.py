@@ -6,12 +6,12 @@
 import asyncio
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.cells import cell_len
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
@@ -59,15 +59,15 @@ class LaunchScreen(Screen[None]):
     LaunchScreen #command { height: auto; max-height: 5; padding: 0 1; border-top: solid $primary; }
     LaunchScreen #problem { height: auto; max-height: 4; padding: 0 1; color: $text-error; }
     LaunchScreen #problem.-note { color: $text-success; }
-    LaunchScreen #name { height: 1; border: none; display: none; }
+    LaunchScreen #name { display: none; }
     LaunchScreen #name.-open { display: block; }
     """
-    BINDINGS = [
-        Binding("ctrl+r,f5", "launch", N_("Start"), id="launch.start", tooltip=N_("check everything and start training"),
-                priority=True),
-        Binding("ctrl+s", "save", N_("Save preset"), id="launch.save", priority=True,
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+r,f5", "launch", N_("Start"), id="launch.start", priority=True,
+                tooltip=N_("check everything and start training")),
+        Binding("ctrl+s", "save", N_("Save"), id="launch.save", priority=True,
                 tooltip=N_("write the changed keys to presets/<name>.toml")),
-        Binding("y", "copy", N_("Copy command"), id="launch.copy", tooltip=N_("copy the command that will run")),
+        Binding("y", "copy", N_("Copy"), id="launch.copy", tooltip=N_("copy the command that will run")),
         Binding("h,left", "tab(-1)", N_("Left page"), id="launch.left", show=False),
         Binding("l,right", "tab(1)", N_("Right page"), id="launch.right", show=False),
         *[Binding(str(number), f"show_tab('{tab}')", TITLES[tab], id=f"launch.{tab}", show=False)
@@ -83,7 +83,7 @@ class LaunchScreen(Screen[None]):
         self._preparations: dict[str, Preparation] = {}
         self._error: BadInput | None = None
         self._note = ""
-        self._name: str | None = None
+        self._save_name: str | None = None
         self._overwriting: str | None = None
         self.draft: Draft | None = None
 
@@ -114,7 +114,8 @@ class LaunchScreen(Screen[None]):
                         yield self._pane(tab, self.draft)
             yield VerticalScroll(Static(markup=False), id="figures", can_focus=False)
         yield Static(id="problem", markup=False)
-        yield Input(self._name or "", placeholder=_("name of the preset; Enter saves, Esc does not"), id="name")
+        yield Input(self._save_name or "", placeholder=_("name of the preset; Enter saves, Esc does not"), id="name",
+                    compact=True)
         yield VerticalScroll(Static(markup=False), id="command", can_focus=False)
         yield Footer()
 
@@ -188,8 +189,7 @@ class LaunchScreen(Screen[None]):
             found = draft.estimate()
         except BadInput as error:
             return visible(error.what)
-        unknown = "?" if found.is_vocab_known else " ?"
-        rows = [(_("parameters"), _short(found.params) + (unknown if not found.is_vocab_known else "")),
+        rows = [(_("parameters"), _short(found.params) + ("" if found.is_vocab_known else " ?")),
                 (_("tokens/iteration"), f"{found.tokens_per_iter:,}"),
                 (_("tokens in all"), _short(found.total_tokens)),
                 (_("epochs"), "?" if found.epochs is None else f"{found.epochs:,.3g}"),
@@ -320,7 +320,7 @@ class LaunchScreen(Screen[None]):
         assert self.draft is not None
         own = self.draft.workspace / "presets" / f"{self.draft.preset}.toml"
         box = self.query_one("#name", Input)
-        box.value = self._name = self.draft.preset if own.is_file() else ""
+        box.value = self._save_name = self.draft.preset if own.is_file() else ""
         self._overwriting = None
         box.add_class("-open")
         box.focus()
@@ -363,12 +363,12 @@ class LaunchScreen(Screen[None]):
         self.show_plan()
 
     def _close_name(self) -> None:
-        self._name = None
+        self._save_name = None
         self.query_one("#name", Input).remove_class("-open")
         self._focus_tab()
 
     def action_close(self) -> None:
-        if self._name is not None:
+        if self._save_name is not None:
             self._close_name()
             self.show_plan()
         else:

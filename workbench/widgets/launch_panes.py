@@ -4,13 +4,13 @@
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import OptionList, Static
@@ -106,7 +106,7 @@ class PresetPane(Vertical):
 class DatasetPane(Vertical):
     """数据集的列表；还没备好的可以从这里准备，输出就显示在下面。"""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "prepare", N_("Prepare"), id="dataset.prepare", tooltip=N_("run this dataset's prepare.py")),
         Binding("x", "cancel", N_("Cancel"), id="dataset.cancel", tooltip=N_("stop preparing; twice: kill it")),
     ]
@@ -131,7 +131,7 @@ class DatasetPane(Vertical):
         before = keys.highlighted_option.id if keys.highlighted_option else chosen
         self._rows = {row["name"]: row for row in list_datasets(self.draft.workspace)}
         keys.clear_options()
-        width = max(map(len, self._rows), default=0)
+        width = max(map(cell_len, self._rows), default=0)
         for name, row in self._rows.items():
             state = _("{n} tokens").format(n=f"{sum(row['tokens'].values()):,}") if row["is_prepared"] else (
                 _("problem") if row["problem"] else _("not prepared"))
@@ -139,6 +139,11 @@ class DatasetPane(Vertical):
                                 id=name))
         names = list(self._rows)
         keys.highlighted = names.index(before) if before in names else (0 if names else None)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """没有在准备的就没有可取消的。"""
+        found = self.preparations.get(self.current) if self.is_mounted else None
+        return action != "cancel" or (found is not None and found.was_running)
 
     @property
     def current(self) -> str:
@@ -184,13 +189,16 @@ class DatasetPane(Vertical):
             if is_running or found.process is not None:
                 state = (_("preparing; x cancels") if is_running else
                          _("cancelled") if found.is_cancelled else
-                         _("prepared") if found.exit_code == 0 else _("failed, exit code {n}").format(n=found.exit_code))
+                         _("prepared") if found.exit_code == 0 else
+                         _("failed, exit code {n}").format(n=found.exit_code))
                 lines = [*found.tail(), f"[{state}]"]
             if found.was_running and not is_running:
                 self.draft.forget_datasets()
                 self.refresh_rows()
                 self.post_message(Chosen("prepared", found.name))
-            found.was_running = is_running
+            if found.was_running != is_running:
+                found.was_running = is_running
+                self.refresh_bindings()
         text = "\n".join(lines)
         if text != getattr(self, "_shown", None):
             self._shown = text
@@ -205,7 +213,6 @@ class DatasetPane(Vertical):
             if self.is_read_only:
                 raise read_only_error()
             found.start()
-            found.was_running = True
         except BadInput as error:
             self.post_message(Refused(error))
         self.follow_log()

@@ -4,14 +4,14 @@
 这里没有写死任何一个键。
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 from textual import on
 from textual.actions import SkipAction
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Input, OptionList, Static
@@ -27,7 +27,7 @@ from workbench.draft import EditedValues
 class KeyList(OptionList):
     """键的列表；hjkl 里的上下。"""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", N_("Down"), show=False, id="keys.down"),
         Binding("k", "cursor_up", N_("Up"), show=False, id="keys.up"),
         Binding("g", "first", N_("First"), show=False, id="keys.first"),
@@ -44,10 +44,11 @@ class OptionForm(Vertical):
                          text-wrap: nowrap; text-overflow: ellipsis; }
     OptionForm .help { height: auto; max-height: 5; color: $text-muted; }
     OptionForm .help.-bad { color: $text-error; }
-    OptionForm Input { height: 1; border: none; padding: 0 1; display: none; }
+    OptionForm Input { display: none; background: $surface; }
+    OptionForm Input.-invalid { color: $text-error; }
     OptionForm Input.-open { display: block; }
     """
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", N_("Search"), id="form.search", tooltip=N_("find a key by its name or its help")),
         Binding("space", "cycle", N_("Next value"), id="form.cycle", show=False,
                 tooltip=N_("the next legal value, where there are few")),
@@ -72,10 +73,11 @@ class OptionForm(Vertical):
         self._width = max(map(cell_len, values.options), default=0)
 
     def compose(self) -> ComposeResult:
-        yield Input(self.values.search, placeholder=_("search by name"), classes="search", select_on_focus=False)
+        yield Input(self.values.search, placeholder=_("search by name"), classes="search", select_on_focus=False,
+                    compact=True)
         yield KeyList(markup=False)
         yield Static(classes="help", markup=False)
-        yield Input(classes="edit")
+        yield Input(classes="edit", compact=True)
 
     def on_mount(self) -> None:
         self.search_input.set_class(bool(self.values.search), "-open")
@@ -117,10 +119,8 @@ class OptionForm(Vertical):
         keys.clear_options()
         keys.add_options(rows)
         names = [row.id for row in rows]
-        if self.values.cursor in names:
-            keys.highlighted = names.index(self.values.cursor)
-        else:
-            keys.highlighted = next((i for i, name in enumerate(names) if name is not None), None)
+        at = self.values.cursor if self.values.cursor in names else next(filter(None, names), None)
+        keys.highlighted = names.index(at) if at is not None else None
         self._show_help()
 
     def _row(self, option: Option) -> Text:
