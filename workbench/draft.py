@@ -174,7 +174,7 @@ class Draft:
         config, _explicit = load_config(TrainConfig, [*self.trainer_argv(), f"--lang={language()}"], "", "")
         check_world_size(config, self.world_size)
         gpus = self.machine.value("cuda_devices")
-        if not re.fullmatch(r"(\d{1,3}(,\d{1,3})*)?", gpus):
+        if not re.fullmatch(r"([0-9]{1,3}(,[0-9]{1,3})*)?", gpus):
             raise _bad("cuda_devices", gpus, _("numbers with commas between, such as 0,2"))
         if gpus and len(gpus.split(",")) < self.machine.value("ranks"):
             raise _bad("ranks", self.machine.value("ranks"), _("only {n} GPUs are chosen").format(

@@ -29,7 +29,7 @@ def preset_path(name: str, workspace: Path) -> Path:
 
 
 def save_preset(name: str, values: Mapping[str, Any], workspace: Path) -> Path:
-    """写 `presets/<name>.toml`。已有的文件就地改：相同的行不动，回到默认值的键删去；返回文件。"""
+    """写 `presets/<name>.toml`。已有的文件就地改：相同的行不动，回到默认值的键删去，没给的键不管；返回文件。"""
     path = preset_path(name, workspace)
     kept = {key: value for key, value in values.items()
             if not OPTIONS[key].transient and value != OPTIONS[key].default}
@@ -38,12 +38,12 @@ def save_preset(name: str, values: Mapping[str, Any], workspace: Path) -> Path:
     except (OSError, UnicodeDecodeError, TOMLKitError) as error:
         raise BadInput("bad_preset", _("the preset of that name cannot be read: {why}").format(why=error), str(path),
                        _("choose another name")) from error
-    is_new = not document
-    for key in [key for key in document if key in OPTIONS and key not in kept]:
+    is_new, before = not document, document.unwrap()
+    for key in [key for key in document if key in values and key not in kept]:
         del document[key]
     for key, value in kept.items():
         if key in document:
-            if document[key] != value or type(document[key].unwrap()) is not type(value):
+            if before[key] != value or type(before[key]) is not type(value):
                 document[key] = value
         elif "about" in document:
             # 表之后的键会算进那张表，所以新的键要插在它前面

@@ -11,7 +11,7 @@ from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option as Row
@@ -119,7 +119,7 @@ class DatasetPane(Vertical):
     def compose(self) -> ComposeResult:
         yield KeyList(markup=False)
         yield Static(classes="help", markup=False)
-        yield Static(classes="log", markup=False)
+        yield VerticalScroll(Static(markup=False), classes="log", can_focus=False)
 
     def on_mount(self) -> None:
         self.refresh_rows()
@@ -182,7 +182,7 @@ class DatasetPane(Vertical):
 
     def follow_log(self) -> None:
         """日志有变才重画；刚结束的刷新列表。"""
-        found, log = self._preparation(), self.query_one(".log", Static)
+        found, log = self._preparation(), self.query_one(".log", VerticalScroll)
         lines: list[str] = []
         if found is not None:
             is_running = found.is_running()
@@ -191,7 +191,7 @@ class DatasetPane(Vertical):
                          _("cancelled") if found.is_cancelled else
                          _("prepared") if found.exit_code == 0 else
                          _("failed, exit code {n}").format(n=found.exit_code))
-                lines = [*found.tail(), f"[{state}]"]
+                lines = [*found.tail(), f"— {state}"]
             if found.was_running and not is_running:
                 self.draft.forget_datasets()
                 self.refresh_rows()
@@ -202,8 +202,9 @@ class DatasetPane(Vertical):
         text = "\n".join(lines)
         if text != getattr(self, "_shown", None):
             self._shown = text
-            log.update(text)
+            log.query_one(Static).update(text)
             log.display = bool(text)
+            log.scroll_end(animate=False)
 
     def action_prepare(self) -> None:
         found = self._preparation()

@@ -119,8 +119,9 @@ class OptionForm(Vertical):
         keys.clear_options()
         keys.add_options(rows)
         names = [row.id for row in rows]
-        at = self.values.cursor if self.values.cursor in names else next(filter(None, names), None)
-        keys.highlighted = names.index(at) if at is not None else None
+        at = self.values.cursor or ""
+        at = at if at in names else next((name for name in names if name is not None), "")
+        keys.highlighted = names.index(at) if at else None
         self._show_help()
 
     def _row(self, option: Option) -> Text:
