@@ -94,5 +94,5 @@ def test_more_ranks_and_less_precision_show() -> None:
 
 
 def test_a_bad_folder_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="GPT-2|config.json"):
+    with pytest.raises(BadInput, match=r"GPT-2|config\.json"):
         estimate(replace(TrainConfig(), init_from=str(tmp_path)), None)

@@ -35,8 +35,8 @@ def here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (workspace / "presets").mkdir()
     lines = [f"{key} = {value!r}" if key in ("dataset", "device", "dtype") else f"{key} = {value.lower()}"
              for key, value in TINY_VALUES.items()]
-    (workspace / "presets" / "tiny.toml").write_text("\n".join(["# kept", 'out_dir = "out-tiny"', *lines, '[about]', 'title = "Tiny"']),
-                                                      encoding="utf-8")
+    lines = ["# kept", 'out_dir = "out-tiny"', *lines, "[about]", 'title = "Tiny"']
+    (workspace / "presets" / "tiny.toml").write_text("\n".join(lines), encoding="utf-8")
     return workspace
 
 

@@ -107,11 +107,9 @@ class OptionForm(Vertical):
 
     def _fill(self) -> None:
         """按搜索的字重建列表；组名是不能选的行。"""
-        wanted, group, rows = self.values.search.casefold().strip(), "", []
-        for option in self.values.options.values():
-            if wanted and wanted not in f"{option.name} {_(option.help)}".casefold():
-                continue
-            if option.group != group:
+        rows, group = [], ""
+        for option in self._found():
+            if option.group != group and not self.values.search.strip():
                 group = option.group
                 rows.append(Row(Text(_(group), style="bold"), disabled=True))
             rows.append(Row(self._row(option), id=option.name))
@@ -123,6 +121,14 @@ class OptionForm(Vertical):
         at = at if at in names else next((name for name in names if name is not None), "")
         keys.highlighted = names.index(at) if at else None
         self._show_help()
+
+    def _found(self) -> list[Option]:
+        """合乎搜索的键：名字以它开头的在前，名字里有的其次，只在说明里有的最后。"""
+        wanted = self.values.search.casefold().strip().replace(" ", "_")
+        ranked = [(0 if option.name.startswith(wanted) else 1 if wanted in option.name else 2, option)
+                  for option in self.values.options.values()
+                  if wanted in option.name or self.values.search.casefold().strip() in _(option.help).casefold()]
+        return [option for _rank, option in sorted(ranked, key=lambda item: item[0])]
 
     def _row(self, option: Option) -> Text:
         is_changed = option.name in self.values.edits
@@ -227,7 +233,8 @@ class OptionForm(Vertical):
     def take_search(self, event: Input.Changed) -> None:
         event.stop()
         if event.value != self.values.search:
-            self.values.search = event.value
+            # 打着字时光标跟着最像的那个走
+            self.values.search, self.values.cursor = event.value, self.values.cursor if not event.value else None
             self._fill()
 
     @on(Input.Submitted, ".search")
