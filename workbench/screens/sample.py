@@ -90,6 +90,7 @@ class SampleScreen(Screen[None]):
     def on_unmount(self) -> None:
         if self.sampling is not None:
             self.sampling.cancel()
+            self.sampling.outcome()
 
     # ---- 显示 ----
 
@@ -162,6 +163,9 @@ class SampleScreen(Screen[None]):
     def action_run(self) -> None:
         if self.sampling is not None:
             return
+        # 刚打的字，消息可能还没到
+        self.prompt = self.query_one("#prompt", TextArea).text
+        self.texts = {name: self.query_one(f"#{name}", Input).value for name in FIELDS}
         problem = next(filter(None, map(self._problem, FIELDS)), None)
         if problem is not None:
             self._say(visible(f"{problem.what}\n{problem.hint}"), True)
