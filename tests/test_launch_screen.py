@@ -206,9 +206,11 @@ def test_preparing_from_the_screen() -> None:
         assert draft.train.value("dataset") == "quick" and "?" in text_of(app, "#figures Static")
         await pilot.press("ctrl+r")
         await until(pilot, lambda: "not prepared" in text_of(app, "#problem"))
-        await pilot.press("2", "p")
+        # 启动不成，就翻到能准备它的那一页
+        await until(pilot, lambda: app.page._tab == "dataset")
+        await pilot.press("p")
         await until(pilot, lambda: draft.dataset() is not None)
-        await until(pilot, lambda: "prepared" in str(pane.query_one(".log Static", Static).visual).split("—")[-1])
+        await until(pilot, lambda: "prepared" in str(pane.query_one(".log Static", Static).visual).split("--")[-1])
         log = str(pane.query_one(".log Static", Static).visual)
         assert "[red]working\\x1b]52" in log and "[/bold]" in log and "\x1b" not in shown(app)
         assert "?" not in text_of(app, "#figures Static").split("Memory")[0] and not text_of(app, "#problem")
@@ -325,8 +327,8 @@ def test_fits_80_by_24() -> None:
             await pilot.press(tab)
             text = shown(app)
             assert len(text.splitlines()) == 24
-            for part in ("nanogpt.train tiny", "--out_dir=runs/", "parameters", "epochs", "^r Start", "All keys"):
+            for part in ("nanogpt.train tiny", "--out_dir=runs/", "parameters", "epochs", "Start", "All keys"):
                 assert part in text, (tab, part, text)
-        assert "/ Search" in text
+        assert "Search" in text
 
     drive(LaunchScreen("tiny"), script)

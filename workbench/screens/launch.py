@@ -14,16 +14,18 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
+from textual.widgets import Input, Static, TabbedContent, TabPane
 
 from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _
 from nanogpt.text import visible
 from workbench.draft import Draft
 from workbench.machine import Device, list_devices
+from workbench.messages import LanguageChanged
 from workbench.preparation import Preparation
 from workbench.preset_file import preset_path, save_preset
 from workbench.watched_run import WatchedRun
+from workbench.widgets.hint_bar import HintBar
 from workbench.widgets.launch_panes import (
     FIRST_PRESET,
     Chosen,
@@ -117,7 +119,7 @@ class LaunchScreen(Screen[None]):
         yield Input(self._save_name or "", placeholder=_("name of the preset; Enter saves, Esc does not"), id="name",
                     compact=True)
         yield VerticalScroll(Static(markup=False), id="command", can_focus=False)
-        yield Footer()
+        yield HintBar()
 
     def _pane(self, tab: str, draft: Draft) -> Vertical:
         if tab == "preset":
@@ -130,6 +132,10 @@ class LaunchScreen(Screen[None]):
         self._find_devices()
         self._focus_tab()
         self.show_plan()
+
+    @on(LanguageChanged)
+    def show_language(self) -> None:
+        self.refresh(recompose=True)
 
     async def recompose(self) -> None:
         """换了语言：部件重建，草稿与页码不变。"""
@@ -159,8 +165,8 @@ class LaunchScreen(Screen[None]):
         assert draft is not None
         changes = len(draft.train.edits) + len(draft.machine.edits)
         title = _("New run: {preset}").format(preset=visible(draft.preset or _("no preset"), keep=""))
-        title += " · " + _("changed keys: {n}").format(n=changes) if changes else ""
-        self.query_one("#title", Static).update(title + (" · " + _("read-only") if self.is_read_only else ""))
+        title += " | " + _("changed keys: {n}").format(n=changes) if changes else ""
+        self.query_one("#title", Static).update(title + (" | " + _("read-only") if self.is_read_only else ""))
         self.query_one("#figures Static", Static).update(self._figures(draft))
         self.query_one("#command Static", Static).update("\n".join(self.command_lines()))
         self.show_problem(self._error or self._key_error(draft))
@@ -301,6 +307,9 @@ class LaunchScreen(Screen[None]):
         except BadInput as error:
             self._error = error
             self.show_plan()
+            if error.code == "dataset_missing":
+                # 在这一页按 `p` 就能准备它
+                self.action_show_tab("dataset")
             return
         self._error = None
         self.show_plan()

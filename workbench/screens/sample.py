@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
-from textual.widgets import Footer, Input, Label, Static, TextArea
+from textual.widgets import Input, Label, Static, TextArea
 
 from nanogpt.config import SampleConfig
 from nanogpt.errors import BadInput
@@ -18,13 +18,17 @@ from nanogpt.i18n import N_, _
 from nanogpt.options import coerce, options_of
 from nanogpt.rundir import CHECKPOINT
 from nanogpt.text import visible
+from workbench.messages import LanguageChanged
 from workbench.sampling import Sampling
 from workbench.watched_run import WatchedRun
+from workbench.widgets.hint_bar import HintBar
+from workbench.widgets.launch_panes import read_only_error
 
 OPTIONS = options_of(SampleConfig)
 # 表单上的几项与起初的值；其余的键用默认值
 FIELDS = {"max_new_tokens": "200", "temperature": "0.8", "top_k": "200", "num_samples": "1", "seed": "1337"}
-PROMPT = "\n"
+# 没写提示就从一个换行开始，同 `nanogpt.sample` 的默认
+EMPTY_PROMPT = "\n"
 SHOW_SECONDS = 0.2
 # 显示至多这么多字符；完整的输出总可以用命令得到
 KEPT_CHARACTERS = 200_000
@@ -35,14 +39,14 @@ class SampleScreen(Screen[None]):
 
     DEFAULT_CSS = """
     SampleScreen #title { height: 1; background: $primary; color: $text; padding: 0 1; }
-    SampleScreen #prompt { height: 6; }
+    SampleScreen #prompt { height: 4; margin: 0 1; background: $surface; }
     SampleScreen #fields { height: 2; padding: 0 1; }
     SampleScreen #fields Vertical { width: 1fr; height: 2; }
     SampleScreen #fields Input { background: $surface; width: 1fr; margin-right: 1; }
     SampleScreen #fields Input.-invalid { color: $text-error; }
     SampleScreen #status { height: auto; max-height: 6; padding: 0 1; color: $text-muted; }
     SampleScreen #status.-bad { color: $text-error; }
-    SampleScreen #output { height: 1fr; }
+    SampleScreen #output { height: 1fr; margin: 0 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r,f5", "run", N_("Sample"), id="sample.run", priority=True,
@@ -57,28 +61,33 @@ class SampleScreen(Screen[None]):
         super().__init__()
         self.run = run
         self.texts = dict(FIELDS)
-        self.prompt = PROMPT
+        self.prompt = ""
         self.output = ""
         self.sampling: Sampling | None = None
         self._status, self._is_bad = "", False
 
     def compose(self) -> ComposeResult:
         yield Static(id="title", markup=False)
-        yield TextArea(self.prompt, id="prompt", soft_wrap=True, placeholder=_("prompt"))
+        yield TextArea(self.prompt, id="prompt", soft_wrap=True, compact=True,
+                       placeholder=_("prompt; empty: begin with a line break"))
         with Horizontal(id="fields"):
             for name in FIELDS:
                 with Vertical():
                     yield Label(name, markup=False)
                     yield Input(self.texts[name], id=name, compact=True, select_on_focus=True)
         yield Static(id="status", markup=False)
-        yield TextArea(visible(self.output), id="output", read_only=True, soft_wrap=True)
-        yield Footer()
+        yield TextArea(visible(self.output), id="output", read_only=True, soft_wrap=True, compact=True)
+        yield HintBar()
 
     def on_mount(self) -> None:
         self.query_one("#prompt", TextArea).focus()
         self.set_interval(SHOW_SECONDS, self.show_new_text)
         self._show_title()
         self._say(*self._idle_status())
+
+    @on(LanguageChanged)
+    def show_language(self) -> None:
+        self.refresh(recompose=True)
 
     async def recompose(self) -> None:
         """换了语言：部件重建，提示、参数与输出不变。"""
@@ -109,7 +118,7 @@ class SampleScreen(Screen[None]):
             found = self.run.state.checkpoints
             where = _("checkpoint of iter {n}").format(n=f"{found[-1]['iter']:,}") if found else CHECKPOINT
             more = _("; the run is still training") if self.run.status == "running" else ""
-            return where + more + " · " + _("^r samples"), False
+            return where + more + "; " + _("ctrl+r samples"), False
         every = self.run.state.config.get("eval_interval")
         if self.run.has_ended:
             return _("There is no checkpoint: the run ended before it saved one."), True
@@ -163,6 +172,9 @@ class SampleScreen(Screen[None]):
     def action_run(self) -> None:
         if self.sampling is not None:
             return
+        if self.app.is_read_only:  # type: ignore[attr-defined]
+            self._say(str(read_only_error()), True)
+            return
         # 刚打的字，消息可能还没到
         self.prompt = self.query_one("#prompt", TextArea).text
         self.texts = {name: self.query_one(f"#{name}", Input).value for name in FIELDS}
@@ -174,7 +186,7 @@ class SampleScreen(Screen[None]):
             self._say(*self._idle_status())
             return
         try:
-            self.sampling = Sampling(self.run.out_dir, self.prompt,
+            self.sampling = Sampling(self.run.out_dir, self.prompt or EMPTY_PROMPT,
                                      {name: text.strip() for name, text in self.texts.items()})
         except BadInput as error:
             self._say(str(error), True)

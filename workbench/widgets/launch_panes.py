@@ -1,6 +1,6 @@
 """启动界面的三页：预设、数据集、设备。各自发出「选了什么」，由启动界面改草稿。
 
-列表里的标题、说明、设备名与日志都来自外面，显示前经过 `visible`，也不当标记解析。
+列表里的标题、说明、设备名与日志都来自外面，显示前经过 `one_line`，也不当标记解析。
 """
 
 from pathlib import Path
@@ -21,15 +21,15 @@ from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _, language
 from nanogpt.presets import list_presets, read_about
 from nanogpt.shipped import shipped_dir
-from nanogpt.text import visible
 from workbench.draft import Draft
 from workbench.machine import Device
 from workbench.preparation import Preparation
-from workbench.widgets.option_form import KeyList, OptionForm
+from workbench.widgets.option_form import KeyList, OptionForm, one_line
 
 NEEDS = {"cpu": N_("a CPU is enough"), "gpu": N_("needs a GPU"), "8 gpus": N_("needs 8 GPUs"), "mps": N_("needs a Mac")}
 # 没有网络与 GPU 也能跑的那个，列在随包预设的最前
 FIRST_PRESET = "quickstart"
+CHOSEN = "> "
 LOG_SECONDS = 0.25
 
 
@@ -58,8 +58,8 @@ def ordered_presets(workspace: Path) -> dict[str, Path]:
 
 def in_language(about: dict[str, str], key: str) -> str:
     """标题或说明，按界面的语言；没有译文就用原文。"""
-    return visible(about.get(f"{key}_zh", "") if language() == "zh" else "", keep="") or visible(
-        about.get(key, ""), keep="")
+    own = about.get(f"{key}_zh", "") if language() == "zh" else ""
+    return one_line(own or about.get(key, ""), 600)
 
 
 class PresetPane(Vertical):
@@ -82,9 +82,9 @@ class PresetPane(Vertical):
         self._abouts = {name: read_about(path) for name, path in ordered_presets(self.draft.workspace).items()}
         keys.clear_options()
         for name, about in self._abouts.items():
-            row = Text("● " if name == self.draft.preset else "  ")
-            row.append(in_language(about, "title") or visible(name, keep=""))
-            row.append("  " + visible(name, keep=""), "dim")
+            row = Text(CHOSEN if name == self.draft.preset else "  ")
+            row.append(in_language(about, "title") or one_line(name))
+            row.append("  " + one_line(name), "dim")
             keys.add_option(Row(row, id=name))
         names = list(self._abouts)
         keys.highlighted = names.index(before) if before in names else (0 if names else None)
@@ -94,7 +94,7 @@ class PresetPane(Vertical):
         event.stop()
         about = self._abouts.get(event.option.id or "", {})
         needs = about.get("needs", "")
-        lines = [in_language(about, "description"), _(NEEDS.get(needs, "")) or visible(needs, keep="")]
+        lines = [in_language(about, "description"), _(NEEDS.get(needs, "")) or one_line(needs)]
         self.query_one(".help", Static).update("\n".join(line for line in lines if line))
 
     @on(OptionList.OptionSelected)
@@ -135,7 +135,7 @@ class DatasetPane(Vertical):
         for name, row in self._rows.items():
             state = _("{n} tokens").format(n=f"{sum(row['tokens'].values()):,}") if row["is_prepared"] else (
                 _("problem") if row["problem"] else _("not prepared"))
-            keys.add_option(Row(Text(("● " if name == chosen else "  ") + set_cell_size(name, width) + "  " + state),
+            keys.add_option(Row(Text((CHOSEN if name == chosen else "  ") + set_cell_size(name, width) + "  " + state),
                                 id=name))
         names = list(self._rows)
         keys.highlighted = names.index(before) if before in names else (0 if names else None)
@@ -161,11 +161,11 @@ class DatasetPane(Vertical):
         if row is None:
             text = _("no dataset here")
         elif row["problem"]:
-            text = visible(row["problem"], keep="")
+            text = one_line(row["problem"])
         elif row["is_prepared"]:
             parts = [f"train {row['tokens']['train']:,}", f"val {row['tokens']['val']:,}",
                      _("vocabulary {n}").format(n=row["vocab_size"] or "GPT-2"), f"{row['bytes'] / 2**20:,.1f} MiB"]
-            text = " · ".join(parts)
+            text = ", ".join(parts)
         else:
             text = _("not prepared: p prepares it here")
         self.query_one(".help", Static).update(text)
@@ -191,7 +191,7 @@ class DatasetPane(Vertical):
                          _("cancelled") if found.is_cancelled else
                          _("prepared") if found.exit_code == 0 else
                          _("failed, exit code {n}").format(n=found.exit_code))
-                lines = [*found.tail(), f"— {state}"]
+                lines = [*found.tail(), f"-- {state}"]
             if found.was_running and not is_running:
                 self.draft.forget_datasets()
                 self.refresh_rows()
@@ -233,6 +233,10 @@ class DatasetPane(Vertical):
 class MachinePane(Vertical):
     """设备的列表，下面是进程与机器的表单。"""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "app.focus_next", N_("Next"), id="machine.next", tooltip=N_("devices, then processes")),
+    ]
+
     def __init__(self, draft: Draft, devices: list[Device]):
         super().__init__()
         self.draft, self.devices = draft, devices
@@ -251,8 +255,8 @@ class MachinePane(Vertical):
         before = keys.highlighted_option.id if keys.highlighted_option else chosen
         keys.clear_options()
         for device in rows:
-            row = Text("● " if device.name == chosen else "  ")
-            row.append(set_cell_size(device.name, 7) + " " + visible(device.title, keep=""))
+            row = Text(CHOSEN if device.name == chosen else "  ")
+            row.append(set_cell_size(device.name, 7) + " " + one_line(device.title))
             if device.memory_mib:
                 row.append(f"  {device.memory_mib / 1024:,.0f} GiB", "dim")
             keys.add_option(Row(row, id=device.name))

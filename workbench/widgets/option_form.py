@@ -22,6 +22,7 @@ from nanogpt.i18n import N_, _
 from nanogpt.options import Option, coerce
 from nanogpt.text import visible
 from workbench.draft import EditedValues
+from workbench.terminal import fit
 
 
 class KeyList(OptionList):
@@ -279,6 +280,11 @@ class OptionForm(Vertical):
             raise SkipAction()
 
 
+def one_line(text: str, width: int = 200) -> str:
+    """外来的文字，净化成至多 `width` 格的一行，叠加符不成堆。"""
+    return fit(visible(text, keep=""), width)
+
+
 def _shown(text: str) -> str:
-    """一行之内看得见的写法；空的也要看得见。"""
-    return visible(text, keep="")[:200] or '""'
+    # 空的也要看得见
+    return one_line(text) or '""'
