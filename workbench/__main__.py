@@ -59,7 +59,7 @@ def _plot_parser() -> _Parser:
 
 def _chosen_language(arguments: list[str]) -> str | None:
     """在建解析器之前就要知道语言，因为 `--help` 的文字随它变。"""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""][:len(arguments)], strict=True):
         if argument in ("plot", "--"):
             return None
         value = following if argument == "--lang" else argument.removeprefix("--lang=")
@@ -93,15 +93,28 @@ def _run(arguments: list[str]) -> int:
         _enter(options.workspace)
         return run_plot(plot_options.runs, plot_options.json, plot_options.once)
     _enter(options.workspace)
+    is_live = sys.stdin.isatty() and sys.stdout.isatty()
+    # `--` 之后有训练器的参数，就是要直接跑快速上手
+    if is_live and len(arguments) <= cut + 1:
+        return _open_app(options.read_only)
     if options.read_only:
         raise BadInput("read_only", _("the quick start writes data/ and runs/, which --read-only forbids"), "",
                        _("leave out --read-only, or use `nanogpt-workbench plot RUN`"))
     from workbench.quickstart import quickstart, say
 
-    is_live = sys.stdin.isatty() and sys.stdout.isatty()
-    say(_("The full-screen app is not in this version: running the quick start instead.") if is_live
-        else _("No terminal here: running the quick start without the screen."))
+    if not is_live:
+        say(_("No terminal here: running the quick start without the screen."))
     return quickstart(arguments[cut + 1:], period_seconds=2.0 if is_live else 10.0)
+
+
+def _open_app(is_read_only: bool) -> int:
+    if os.environ.get("SSH_CONNECTION"):
+        # Textual 在导入时读这两个
+        os.environ.setdefault("TEXTUAL_FPS", "10")
+        os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
+    from workbench.app import run_app
+
+    return run_app(is_read_only)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -68,28 +68,41 @@ def _x_of(run: WatchedRun, view: View, *, is_eval: bool) -> np.ndarray:
 
 def curves_of(runs: Sequence[WatchedRun], view: View) -> list[Curve]:
     """要画的线，后画的盖住先画的。多个运行时每个只画平滑的一条，外加评估。"""
-    _title, iter_names, eval_names = METRICS[view.metric]
     curves = []
     for index, run in enumerate(runs):
-        color, letter = RUN_COLORS[index % len(RUN_COLORS)], chr(ord("a") + index % 26)
-        x, y = _x_of(run, view, is_eval=False), run.state.column(iter_names[0])
-        window = int(view.smoothing * len(y))
-        smoothed = smooth(y, max(1, window))
-        if len(runs) > 1:
-            curves.append(Curve(run.name, color, letter, x, smoothed))
-        elif window > 1:
-            curves.append(Curve(_("train") if eval_names else _(METRICS[view.metric][0]), RAW, ".", x, y))
-            curves.append(Curve(_("smoothed"), TRAIN, "*", x, smoothed))
-        else:
-            curves.append(Curve(_("train") if eval_names else _(METRICS[view.metric][0]), TRAIN, "*", x, y))
-        for name in eval_names:
-            label = _("{name} val").format(name=run.name) if len(runs) > 1 else _("validation")
-            curves.append(Curve(label, color if len(runs) > 1 else VAL, letter.upper() if len(runs) > 1 else "o",
-                                _x_of(run, view, is_eval=True), run.state.eval_column(name)))
+        # 轮询的线程可能正在追加：锁住才不会一列长一列短
+        with run.lock:
+            curves += _curves_of_one(run, index, len(runs) > 1, view)
     return curves
 
 
-def _visible_part(curve: Curve, view: View) -> tuple[np.ndarray, np.ndarray]:
+def smoothing_window(share: float, count: int) -> int:
+    """窗口的点数，取二的幂：多一个点时整条线才不会跟着挪动。"""
+    return 1 << (int(share * count).bit_length() - 1) if share * count >= 1 else 0
+
+
+def _curves_of_one(run: WatchedRun, index: int, is_many: bool, view: View) -> list[Curve]:
+    _title, iter_names, eval_names = METRICS[view.metric]
+    curves = []
+    color, letter = RUN_COLORS[index % len(RUN_COLORS)], chr(ord("a") + index % 26)
+    x, y = _x_of(run, view, is_eval=False), run.state.column(iter_names[0])
+    window = smoothing_window(view.smoothing, len(y))
+    smoothed = smooth(y, max(1, window))
+    if is_many:
+        curves.append(Curve(run.name, color, letter, x, smoothed))
+    elif window > 1:
+        curves.append(Curve(_("train") if eval_names else _(METRICS[view.metric][0]), RAW, ".", x, y))
+        curves.append(Curve(_("smoothed"), TRAIN, "*", x, smoothed))
+    else:
+        curves.append(Curve(_("train") if eval_names else _(METRICS[view.metric][0]), TRAIN, "*", x, y))
+    for name in eval_names:
+        label = _("{name} val").format(name=run.name) if is_many else _("validation")
+        curves.append(Curve(label, color if is_many else VAL, letter.upper() if is_many else "o",
+                            _x_of(run, view, is_eval=True), run.state.eval_column(name)))
+    return curves
+
+
+def visible_part(curve: Curve, view: View) -> tuple[np.ndarray, np.ndarray]:
     x, y = curve.x, curve.y
     if view.span is not None:
         inside = (x >= view.span[0]) & (x <= view.span[1])
@@ -103,11 +116,17 @@ def _visible_part(curve: Curve, view: View) -> tuple[np.ndarray, np.ndarray]:
 def draw(runs: Sequence[WatchedRun], view: View, width: int, height: int, *, has_color: bool = True,
          is_ascii: bool = False) -> str:
     """`height` 行的画布；没有可画的点则为空。"""
+    return draw_curves(curves_of(runs, view), view, width, height, has_color=has_color, is_ascii=is_ascii)
+
+
+def draw_curves(curves: Sequence[Curve], view: View, width: int, height: int, *, has_color: bool = True,
+                is_ascii: bool = False, is_steady: bool = False) -> str:
+    """同 `draw`，线已经取好。`is_steady`：纵轴两端取整，新的点多半不会让别的行跟着变。"""
     import plotext
 
     drawn: list[tuple[Curve, list[Segment]]] = []
-    for curve in curves_of(runs, view):
-        segments = reduce_series(*_visible_part(curve, view), width)
+    for curve in curves:
+        segments = reduce_series(*visible_part(curve, view), width)
         if segments:
             drawn.append((curve, segments))
     if not drawn:
@@ -120,6 +139,8 @@ def draw(runs: Sequence[WatchedRun], view: View, width: int, height: int, *, has
     if high <= low:
         margin = abs(high) * 0.1 or 1.0
         low, high = low - margin, high + margin
+    if is_steady:
+        low, high = round_out(low, high)
     plotext.clear_figure()
     plotext.theme("clear")
     plotext.limit_size(False, False)
@@ -140,15 +161,31 @@ def draw(runs: Sequence[WatchedRun], view: View, width: int, height: int, *, has
     return (text.translate(ASCII_FRAME) if is_ascii else text).rstrip("\n")
 
 
+def round_out(low: float, high: float) -> tuple[float, float]:
+    """把两端向外放到整齐的数，约放宽二十分之一。"""
+    step = 10.0 ** math.floor(math.log10(high - low)) / 2
+    step = step / 5 if (high - low) / step < 5 else step
+    return math.floor(low / step) * step, math.ceil(high / step) * step
+
+
 def legend_items(runs: Sequence[WatchedRun], view: View) -> list[tuple[str, int, str]]:
     """图例的（文字, 颜色, 标记），只含有点可画的线。"""
-    return [(curve.label, curve.color, curve.marker) for curve in curves_of(runs, view) if drawable(curve.y).any()]
+    return legend_of(curves_of(runs, view))
+
+
+def legend_of(curves: Sequence[Curve]) -> list[tuple[str, int, str]]:
+    return [(curve.label, curve.color, curve.marker) for curve in curves if drawable(curve.y).any()]
 
 
 def value_at(runs: Sequence[WatchedRun], view: View, x: float) -> list[tuple[str, float, float]]:
     """光标处各条线的（图例, 最近一点的横坐标, 值）。"""
+    return values_at(curves_of(runs, view), x)
+
+
+def values_at(curves: Sequence[Curve], x: float) -> list[tuple[str, float, float]]:
+    """同 `value_at`，线已经取好。"""
     found: list[tuple[str, float, float]] = []
-    for curve in curves_of(runs, view):
+    for curve in curves:
         keep = np.flatnonzero(drawable(curve.y))
         if len(keep):
             nearest: Any = keep[int(np.argmin(np.abs(curve.x[keep] - x)))]
@@ -158,6 +195,10 @@ def value_at(runs: Sequence[WatchedRun], view: View, x: float) -> list[tuple[str
 
 def full_span(runs: Sequence[WatchedRun], view: View) -> tuple[float, float] | None:
     """全部点横坐标的两端；没有点则 None。"""
-    ends = [(float(curve.x.min()), float(curve.x.max())) for curve in curves_of(runs, view) if len(curve.x)]
+    return span_of(curves_of(runs, view))
+
+
+def span_of(curves: Sequence[Curve]) -> tuple[float, float] | None:
+    ends = [(float(curve.x.min()), float(curve.x.max())) for curve in curves if len(curve.x)]
     ends = [pair for pair in ends if all(map(math.isfinite, pair))]
     return (min(low for low, _high in ends), max(high for _low, high in ends)) if ends else None

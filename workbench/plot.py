@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import time
-import unicodedata
 from typing import Any
 
 from nanogpt.events import encode_event
@@ -18,6 +17,7 @@ from nanogpt.text import visible
 from workbench.chart import View, draw, legend_items
 from workbench.run_state import ITER_FIELDS, RunState
 from workbench.series import drawable, short_number
+from workbench.terminal import cells, fit, is_ascii_only
 from workbench.watched_run import STATUS_WORDS, WatchedRun, open_run
 
 
@@ -27,9 +27,7 @@ class Screen:
     def __init__(self, columns: int = 0, rows: int = 0):
         self.is_terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self.has_color = self.is_terminal and not os.environ.get("NO_COLOR")
-        encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
-        # Linux 的文字控制台没有盲文字形。
-        self.is_ascii = not encoding.startswith("utf") or os.environ.get("TERM") == "linux"
+        self.is_ascii = is_ascii_only()
         self._asked = (columns, rows)
 
     @property
@@ -41,35 +39,18 @@ class Screen:
         return f"\x1b[38;5;{color}m{text}\x1b[0m" if self.has_color else text
 
 
-def fit(text: str, width: int) -> str:
-    """截到 `width` 格：宽字符算两格，叠加符不占格，但一个字上至多两个。"""
-    out, used, marks = [], 0, 0
-    for char in text:
-        if unicodedata.category(char) in ("Mn", "Me", "Cf"):
-            marks += 1
-            if marks <= 2:
-                out.append(char)
-            continue
-        cells = 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        if used + cells > width:
-            break
-        out.append(char)
-        used, marks = used + cells, 0
-    return "".join(out)
-
-
-def _figure(value: float | None, pattern: str = "{:.4f}") -> str:
+def figure(value: float | None, pattern: str = "{:.4f}") -> str:
     return _("n/a") if value is None or not math.isfinite(value) else pattern.format(value)
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     if seconds is None or not seconds < 1e9:
         return _("n/a")
     minutes, rest = divmod(int(seconds + 0.5), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def _place(state: RunState) -> str:
+def place(state: RunState) -> str:
     last, most = state.last_iter, state.max_iters
     # 第 `max_iters` 步也要训练，所以训练完时的步数比它多一。
     done = _("n/a") if last is None else str(last if most is None else min(last, most))
@@ -80,8 +61,8 @@ def _place(state: RunState) -> str:
 def progress_line(state: RunState) -> str:
     """一行进度，给快速上手与多运行的图用。"""
     return _("iter {place}  loss {loss}  val {val}  {speed} tokens/s  ETA {eta}").format(
-        place=_place(state), loss=_figure(state.latest("loss")), val=_figure(state.latest("val_loss")),
-        speed=_figure(state.latest("tokens_per_second"), "{:,.0f}"), eta=_duration(state.eta_seconds))
+        place=place(state), loss=figure(state.latest("loss")), val=figure(state.latest("val_loss")),
+        speed=figure(state.latest("tokens_per_second"), "{:,.0f}"), eta=duration(state.eta_seconds))
 
 
 def status_lines(run: WatchedRun) -> list[str]:
@@ -91,13 +72,13 @@ def status_lines(run: WatchedRun) -> list[str]:
     params = _("n/a") if state.params is None else short_number(state.params)
     lines = [
         f"{run.name}  [{_(STATUS_WORDS[run.status])}]",
-        _("iter {place}  ETA {eta}").format(place=_place(state), eta=_duration(state.eta_seconds)),
+        _("iter {place}  ETA {eta}").format(place=place(state), eta=duration(state.eta_seconds)),
         _("train loss {loss}  val loss {val}  best val loss {best}").format(
-            loss=_figure(state.latest("loss")), val=_figure(state.latest("val_loss")),
-            best=_figure(state.best_val_loss)),
+            loss=figure(state.latest("loss")), val=figure(state.latest("val_loss")),
+            best=figure(state.best_val_loss)),
         _("lr {lr}  {speed} tokens/s  MFU {mfu}").format(
-            lr=_figure(state.latest("lr"), "{:.3g}"), mfu=_figure(state.latest("mfu"), "{:.1%}"),
-            speed=_figure(state.latest("tokens_per_second"), "{:,.0f}")),
+            lr=figure(state.latest("lr"), "{:.3g}"), mfu=figure(state.latest("mfu"), "{:.1%}"),
+            speed=figure(state.latest("tokens_per_second"), "{:,.0f}")),
         _("device {device}  parameters {params}").format(device=device, params=params),
     ]
     return lines + notice_lines(run)
@@ -109,7 +90,7 @@ def notice_lines(run: WatchedRun) -> list[str]:
     if run.state.eval_only_results:
         result = run.state.eval_only_results[-1]
         lines.append(_("evaluated at iter {iter}: train loss {train}, val loss {val}").format(
-            iter=result["iter"], train=_figure(result["train_loss"]), val=_figure(result["val_loss"])))
+            iter=result["iter"], train=figure(result["train_loss"]), val=figure(result["val_loss"])))
     skipped = run.follower.bad_lines + run.state.ignored_events
     gaps = int((~drawable(run.state.column("loss"))).sum())
     if run.follower.is_missing:
@@ -136,12 +117,12 @@ def _legend(runs: list[WatchedRun], screen: Screen, width: int) -> str:
     lines, used = [""], 0
     for label, color, marker in legend_items(runs, View()):
         label = fit(label, width - 6)
-        cells = 4 + sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in label) + 2
-        if used and used + cells > width:
+        needed = 4 + cells(label) + 2
+        if used and used + needed > width:
             lines.append("")
             used = 0
         lines[-1] += screen.paint(marker * 2 if is_plain else "──", color) + f" {label}   "
-        used += cells
+        used += needed
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -38,11 +38,23 @@ class RunStore:
         self.is_loaded = not any(run.follower.is_behind for run in self.runs.values())
         return is_list_changed, changed
 
+    def ensure(self, folder: Path) -> WatchedRun:
+        """`folder` 的运行；还没扫描到就先登记。界面线程也可以调用。"""
+        for known, run in list(self.runs.items()):
+            if known == folder or known.resolve() == folder.resolve():
+                return run
+        return self.runs.setdefault(folder, WatchedRun(folder))
+
     def _scan(self) -> bool:
         found = find_runs(self.workspace)
         gone, new = set(self.runs) - set(found), [folder for folder in found if folder not in self.runs]
         for folder in gone:
-            self.runs.pop(folder).follower.close()
+            self.forget(folder)
         for folder in new:
-            self.runs[folder] = WatchedRun(folder)
+            self.runs.setdefault(folder, WatchedRun(folder))
         return bool(gone or new)
+
+    def forget(self, folder: Path) -> None:
+        """刚删掉的目录：不等下一次扫描。"""
+        if (run := self.runs.pop(folder, None)) is not None:
+            run.follower.close()

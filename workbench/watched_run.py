@@ -4,12 +4,14 @@
 """
 
 import os
+import subprocess
+import threading
 import time
 from pathlib import Path
 
 from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _
-from nanogpt.rundir import EVENTS, holder
+from nanogpt.rundir import CONSOLE, EVENTS, holder
 from nanogpt.text import visible
 from workbench.follow import Follower
 from workbench.run_state import END_STATUSES, RunState
@@ -19,6 +21,7 @@ STATUS_WORDS = {"starting": N_("starting"), "running": N_("running"), "stalled":
                 "failed": N_("failed"), "interrupted": N_("interrupted")}
 # 多久没有新事件算停滞：至少这么久，且至少是平常一步的这么多倍
 STALL_SECONDS, STALL_STEPS = 60.0, 30.0
+STARTING_SECONDS = 20.0
 
 
 class WatchedRun:
@@ -33,13 +36,24 @@ class WatchedRun:
         self.follower = Follower(self.log)
         self.state = RunState()
         self.status = self.state.status
+        # 读者线程折叠事件时持有；界面取几列数时也要，否则一列长一列短
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._launched_at: tuple[RunState, int] | None = None
+
+    def launched(self, process: subprocess.Popen[bytes]) -> None:
+        """应用刚为这个目录启动了一个训练器：在它写出第一个事件之前，死活以进程为准。"""
+        self.process, self._launched_at = process, (self.state, self.state.version)
+        self.status = "starting"
 
     def refresh(self, max_bytes: int | None = None) -> bool:
         """读到文件末尾（或至多约 `max_bytes`）并判断死活；返回是否有变化。"""
         before = self._seen()
         self._read(max_bytes)
         self.status = self.state.status
-        if not self.has_ended:
+        if self._is_silent_since_launch():
+            self.status = self._status_of_silent()
+        elif not self.has_ended:
             if holder(self.out_dir) is None:
                 # 训练器先写 `end` 再放锁、先拿锁再写 `start`：再看一遍，才不会把刚结束或刚开始的说成中断。
                 self._read(max_bytes)
@@ -49,6 +63,37 @@ class WatchedRun:
                 self.status = "stalled"
         return before != self._seen()
 
+    def _is_silent_since_launch(self) -> bool:
+        """还没有本次的事件：应用启动的看进程，别人启动的看有没有任何事件。"""
+        if self.process is not None:
+            # 顺带收尸；退出码留给解释结局的人
+            self.process.poll()
+        if self._launched_at is not None:
+            return self._launched_at == (self.state, self.state.version)
+        return self.state.version == 0
+
+    def _status_of_silent(self) -> str:
+        if holder(self.out_dir) is not None:
+            return "starting"
+        if self.process is not None:
+            # 没写下一个事件就结束：多半是坏输入，`console.log` 里有说法
+            return "starting" if self.process.poll() is None else "failed"
+        if not (self.out_dir / CONSOLE).exists():
+            return "interrupted"
+        return "starting" if self._is_young() else "failed"
+
+    def _is_young(self) -> bool:
+        """刚由别的应用启动的训练器要几秒才拿到锁。"""
+        try:
+            return time.time() - (self.out_dir / CONSOLE).stat().st_mtime < STARTING_SECONDS
+        except OSError:
+            return False
+
+    @property
+    def is_silent_failure(self) -> bool:
+        """没写下一个事件就失败了。"""
+        return self.status == "failed" and self.state.status != "failed"
+
     def _read(self, max_bytes: int | None) -> None:
         total = 0
         while True:
@@ -56,8 +101,10 @@ class WatchedRun:
             events = self.follower.poll()
             if self.follower.resets != resets:
                 self.state = RunState()
-            for event in events:
-                self.state.apply_event(event)
+            if events:
+                with self.lock:
+                    for event in events:
+                        self.state.apply_event(event)
             total += abs(self.follower.offset - start)
             if not self.follower.is_behind or (max_bytes is not None and total >= max_bytes):
                 return

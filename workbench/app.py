@@ -1,0 +1,213 @@
+"""应用本身：语言、全局的键、轮询者，以及启动进程的唯一入口。各屏在 `screens/`。
+
+退出就是离开：从不停止任何运行。不导入 torch；numpy 与 plotext 在第一帧之后才导入。
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.screen import Screen
+
+from nanogpt.errors import UserError
+from nanogpt.i18n import LANGUAGES, N_, _, language, use_language
+from nanogpt.text import visible
+from workbench.messages import LanguageChanged, RunsUpdated
+from workbench.poller import Poller
+from workbench.screens.runs import RunsScreen
+from workbench.terminal import is_ascii_only, is_remote
+from workbench.widgets.hint_bar import bindings_of
+
+if TYPE_CHECKING:
+    from workbench.run_store import RunStore
+    from workbench.stop_run import StopEscalation
+    from workbench.watched_run import WatchedRun
+
+POLL_SECONDS, REMOTE_POLL_SECONDS = 0.5, 1.0
+
+
+class WorkbenchApp(App[None]):
+    """`workspace` 应是当前目录（命令里的路径相对于它）。`is_read_only`：什么也不启动、停止、删除、写入。"""
+
+    CSS_PATH = "workbench.tcss"
+    TITLE = "nanogpt-workbench"
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    BINDINGS = [
+        Binding("question_mark,f1", "show_help", N_("help"), show=False, id="app.help",
+                tooltip=N_("the keys of this screen")),
+        Binding("q", "quit", N_("quit"), id="app.quit",
+                tooltip=N_("leave; runs go on, and opening the workbench again shows them")),
+        Binding("ctrl+l", "switch_language", N_("中文/English"), show=False, id="app.language", priority=True,
+                tooltip=N_("switch the language of the interface")),
+        Binding("ctrl+p", "command_palette", N_("commands"), show=False, id="app.palette", priority=True,
+                tooltip=N_("search every action of this screen")),
+        Binding("ctrl+t", "change_theme", N_("theme"), show=False, id="app.theme", tooltip=N_("choose the colours")),
+    ]
+
+    def __init__(self, workspace: Path, is_read_only: bool = False):
+        super().__init__()
+        self.workspace, self.is_read_only = workspace, is_read_only
+        self.is_remote, self.is_ascii = is_remote(), is_ascii_only()
+        self.stops: dict[Path, StopEscalation] = {}
+        self.stop_notes: dict[Path, str] = {}
+        self.poller = Poller(workspace, self.post_message, REMOTE_POLL_SECONDS if self.is_remote else POLL_SECONDS)
+
+    # ---- 生命 ----
+
+    def on_mount(self) -> None:
+        if self.is_remote:
+            self.animation_level = "none"
+        self.set_class(self.is_ascii, "-ascii")
+        self.push_screen(RunsScreen())
+        self.call_after_refresh(self.poller.start)
+
+    def on_unmount(self) -> None:
+        self.poller.stop()
+
+    def on_runs_updated(self, message: RunsUpdated) -> None:
+        self._step_stops()
+        for screen in self.screen_stack:
+            if screen.is_active:
+                screen.post_message(RunsUpdated(message.is_list_changed, message.changed))
+
+    # ---- 运行 ----
+
+    @property
+    def store(self) -> RunStore:
+        """全部运行；轮询还没开始时是一个空的。"""
+        from workbench.run_store import RunStore
+
+        found = self.poller.store
+        return found if isinstance(found, RunStore) else RunStore(self.workspace)
+
+    @property
+    def is_loaded(self) -> bool:
+        """至少看过一遍工作区。"""
+        return self.poller.store is not None
+
+    def refuse_if_read_only(self) -> bool:
+        if self.is_read_only:
+            self.say(_("This is a read-only view: nothing is started, stopped, deleted or written."), "warning")
+        return self.is_read_only
+
+    def start_run(self, command: list[str], out_dir: Path) -> bool:
+        """作为独立的进程跑起 `command`；返回是否跑起来了。"""
+        from workbench import launch
+
+        if self.refuse_if_read_only():
+            return False
+        try:
+            process = launch.start(command, out_dir)
+        except OSError as error:
+            self.say(_("Cannot start it: {why}").format(why=error.strerror or error), "error")
+            return False
+        self.store.ensure(out_dir).launched(process)
+        self.poller.wake()
+        return True
+
+    def open_monitor(self, out_dir: Path) -> None:
+        self.open_monitor_of([self.store.ensure(out_dir)])
+
+    def open_monitor_of(self, runs: list[WatchedRun]) -> None:
+        from workbench.screens.monitor import MonitorScreen
+
+        while len(self.screen_stack) > 1 and not isinstance(self.screen, RunsScreen):
+            self.pop_screen()
+        self.push_screen(MonitorScreen(runs))
+
+    def ask_to_stop(self, run: WatchedRun) -> None:
+        """放下停止文件并开始计时；之后由每次轮询逐级加重。"""
+        from workbench.stop_run import ASKED, StopEscalation
+
+        if self.refuse_if_read_only() or run.has_ended or run.out_dir in self.stops:
+            return
+        try:
+            self.stops[run.out_dir] = StopEscalation(run.out_dir)
+        except OSError as error:
+            self.say(_("Cannot ask it to stop: {why}").format(why=error.strerror or error), "error")
+            return
+        self._note_stop(run.out_dir, ASKED)
+
+    def _step_stops(self) -> None:
+        runs = self.store.runs
+        for out_dir, escalation in list(self.stops.items()):
+            run = runs.get(out_dir)
+            if run is None or run.has_ended:
+                del self.stops[out_dir]
+                self.stop_notes.pop(out_dir, None)
+            elif happened := escalation.step():
+                self._note_stop(out_dir, happened)
+
+    def _note_stop(self, out_dir: Path, what: str) -> None:
+        self.stop_notes[out_dir] = what
+        self.say(f"{visible(out_dir.name, keep='')}: {_(what)}")
+
+    # ---- 说话 ----
+
+    def say(self, text: str, severity: Any = "information", seconds: float = 6.0) -> None:
+        """角上的一条短信；`text` 里外来的部分在这里净化，从不当作标记。"""
+        self.notify(visible(text), severity=severity, timeout=seconds, markup=False)
+
+    def say_error(self, error: UserError | OSError) -> None:
+        text = str(error) if isinstance(error, UserError) else error.strerror or str(error)
+        self.say(text, "error", 10.0)
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """OSC 52（隔着 tmux 也行），并存一份文件；只读时不写文件。"""
+        from workbench.clipboard import osc52, save_copy
+
+        self._clipboard = text
+        if self._driver is not None:
+            self._driver.write(osc52(text))
+        if self.is_read_only:
+            self.say(_("Copied."))
+            return
+        try:
+            self.say(_("Copied; also in {path}").format(path=save_copy(text)))
+        except OSError as error:
+            self.say(_("Copied; the file could not be written: {why}").format(why=error.strerror), "warning")
+
+    # ---- 全局的键 ----
+
+    def action_show_help(self) -> None:
+        from workbench.screens.help import HelpScreen
+
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(bindings_of(self.screen)))
+
+    def action_switch_language(self) -> None:
+        use_language(LANGUAGES[(LANGUAGES.index(language()) + 1) % len(LANGUAGES)])
+        for screen in self.screen_stack:
+            screen.post_message(LanguageChanged())
+            screen.refresh_bindings()
+
+    def action_command_palette(self) -> None:
+        from textual.command import CommandPalette
+
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(CommandPalette(placeholder=_("search for a command"), id="--command-palette"))
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """命令面板：当前屏此刻可用的每个动作，名字与说明同键的一样。"""
+        for binding, _keys, is_enabled, node in bindings_of(screen):
+            if is_enabled and binding.action != "command_palette":
+                yield SystemCommand(_(binding.description), _(binding.tooltip), self._runner(binding.action, node))
+
+    def _runner(self, action: str, node: Any) -> Any:
+        async def run() -> None:
+            await self.run_action(action, node)
+
+        return run
+
+
+def run_app(is_read_only: bool) -> int:
+    """打开应用直到用户离开；返回退出码。"""
+    app = WorkbenchApp(Path(), is_read_only)
+    app.run(mouse=not (app.is_remote or os.environ.get("NANOGPT_NO_MOUSE")))
+    return app.return_code or 0

@@ -1,0 +1,347 @@
+"""看着一个运行（或叠在一起的几个）：状态、图、日志、事件、配置差异。"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.events import Key
+from textual.widgets import Input
+
+from nanogpt.errors import BadInput
+from nanogpt.i18n import N_, _
+from nanogpt.text import visible
+from workbench.chart import METRICS, X_AXES, View, legend_of
+from workbench.machine_load import MachineLoad
+from workbench.outcome import explain
+from workbench.plot import duration, figure, notice_lines, progress_line, status_lines
+from workbench.screens.base import RunActions
+from workbench.series import short_number
+from workbench.terminal import cells, wrap
+from workbench.watched_run import STATUS_WORDS
+from workbench.widgets.chart_view import ChartView
+from workbench.widgets.hint_bar import HintBar
+from workbench.widgets.lines import LineView, Piece, line_of
+from workbench.widgets.run_table import STATUS_STYLES
+from workbench.widgets.tail_view import ConsoleTail, TailView, difference_rows, event_rows
+
+if TYPE_CHECKING:
+    from workbench.watched_run import WatchedRun
+
+SMOOTHINGS = (0.0, 0.01, 0.04, 0.1)
+MACHINE_SECONDS = 5.0
+LOG, EVENTS_TAB, DIFFERENCES = N_("log"), N_("events"), N_("config differences")
+
+
+class MonitorScreen(RunActions):
+    """`runs` 至少一个。没有可以聚焦的部件：所有的键都归这一屏。"""
+
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (140, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-medium")]
+    BINDINGS = [
+        Binding("escape,backspace", "leave", N_("back"), id="monitor.back", tooltip=N_("back to the list of runs")),
+        *[Binding(str(index), f"metric('{name}')", title, show=False, id=f"monitor.{name}",
+                  tooltip=N_("draw this instead")) for index, (name, (title, _i, _e)) in enumerate(METRICS.items(), 1)],
+        Binding("v", "next_metric", N_("1-6 chart"), id="monitor.metric", tooltip=N_("the next kind of chart")),
+        Binding("x", "x_axis", N_("x axis"), id="monitor.x", tooltip=N_("by iterations, tokens or seconds")),
+        Binding("g", "log_axis", N_("log"), id="monitor.log", tooltip=N_("logarithmic y axis")),
+        Binding("m", "smoothing", N_("smooth"), id="monitor.smooth", tooltip=N_("more or less smoothing")),
+        Binding("plus,equals_sign", "zoom(0.5)", N_("zoom"), id="monitor.zoom_in", tooltip=N_("zoom in at the cursor")),
+        Binding("minus", "zoom(2.0)", N_("zoom out"), show=False, id="monitor.zoom_out", tooltip=N_("zoom out")),
+        Binding("0", "zoom_all", N_("all"), show=False, id="monitor.all", tooltip=N_("the whole curve, no cursor")),
+        Binding("left,h", "cursor(-1)", N_("cursor"), id="monitor.left", tooltip=N_("read values, one column left")),
+        Binding("right,l", "cursor(1)", N_("cursor right"), show=False, id="monitor.right",
+                tooltip=N_("read values, one column right")),
+        Binding("ctrl+left,H", "cursor(-10)", N_("cursor far left"), show=False, id="monitor.far_left",
+                tooltip=N_("ten columns left")),
+        Binding("ctrl+right,L", "cursor(10)", N_("cursor far right"), show=False, id="monitor.far_right",
+                tooltip=N_("ten columns right")),
+        Binding("left_square_bracket,shift+left", "pan(-0.25)", N_("pan left"), show=False, id="monitor.pan_left",
+                tooltip=N_("move the zoomed part left")),
+        Binding("right_square_bracket,shift+right", "pan(0.25)", N_("pan right"), show=False, id="monitor.pan_right",
+                tooltip=N_("move the zoomed part right")),
+        Binding("tab,t", "next_tab", N_("events"), id="monitor.tab", tooltip=N_("log, events, config differences")),
+        Binding("slash", "search", N_("search"), show=False, id="monitor.search", tooltip=N_("search the log")),
+        Binding("n", "search_again(True)", N_("next match"), show=False, id="monitor.next",
+                tooltip=N_("the match above")),
+        Binding("N", "search_again(False)", N_("previous match"), show=False, id="monitor.previous",
+                tooltip=N_("the match below")),
+        Binding("f", "follow", N_("follow"), show=False, id="monitor.follow", tooltip=N_("keep to the log's end")),
+        Binding("down,j", "scroll(1)", N_("scroll down"), show=False, id="monitor.down", tooltip=N_("log down")),
+        Binding("up,k", "scroll(-1)", N_("scroll up"), show=False, id="monitor.up", tooltip=N_("log up")),
+        Binding("pagedown", "scroll(10)", N_("page down"), show=False, id="monitor.page_down", tooltip=N_("log down")),
+        Binding("pageup", "scroll(-10)", N_("page up"), show=False, id="monitor.page_up", tooltip=N_("log up")),
+        Binding("home", "scroll_home", N_("log start"), show=False, id="monitor.home", tooltip=N_("log's start")),
+        Binding("end,G", "follow", N_("log end"), show=False, id="monitor.end", tooltip=N_("log's end")),
+        Binding("w", "export", N_("export"), show=False, id="monitor.export",
+                tooltip=N_("write the data as CSV and the chart as SVG, into exports/")),
+    ]
+
+    def __init__(self, runs: Sequence[WatchedRun]):
+        super().__init__()
+        self.runs = list(runs)
+        self.view = View()
+        self.machine = ""
+        self.tabs = [DIFFERENCES, LOG, EVENTS_TAB] if len(self.runs) > 1 else [LOG, EVENTS_TAB]
+        self.tab_index = 0
+        self._load = MachineLoad()
+
+    def compose(self) -> ComposeResult:
+        yield LineView(id="title", classes="title")
+        yield LineView(id="status")
+        with Vertical(id="body"):
+            with Vertical(id="plot"):
+                yield ChartView(id="chart")
+                yield LineView(id="legend")
+            with Vertical(id="side"):
+                yield LineView(id="tabs")
+                yield ConsoleTail(id="log")
+                yield TailView(id="rows")
+        yield Input(id="search", classes="line", compact=True)
+        yield HintBar()
+
+    def on_mount(self) -> None:
+        self.chart = self.query_one(ChartView)
+        self.chart.look(self.runs, self.view)
+        self.set_interval(MACHINE_SECONDS, self._look_at_machine)
+        self.run_worker(self._look_at_machine(), group="machine")
+
+    def chosen_runs(self) -> list[WatchedRun]:
+        return self.runs
+
+    async def _look_at_machine(self) -> None:
+        if self.is_active:
+            self.machine = await asyncio.to_thread(self._load.sample)
+            self._show_status()
+
+    # ---- 画 ----
+
+    def renew(self) -> None:
+        if not self.is_mounted or self.size.width < 10 or not hasattr(self, "chart"):
+            return
+        # 续训或日志换了之后，仓库里可能已是另一个对象
+        known = self.bench.store.runs
+        self.runs = [known.get(run.out_dir, run) for run in self.runs]
+        self._show_title()
+        self._show_status()
+        self._show_panel()
+        self._show_legend()
+        self.chart.data_changed()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.renew)
+
+    def _show_title(self) -> None:
+        run, width = self.runs[0], self.size.width
+        if len(self.runs) > 1:
+            text = _("{count} runs together").format(count=len(self.runs))
+            self.query_one("#title", LineView).show([line_of((f" {text} ", "bold reverse"), width=width)])
+            return
+        is_stopping = run.out_dir in self.bench.stops
+        status = _("stopping") if is_stopping else _(STATUS_WORDS[run.status])
+        left: list[Piece] = [(f" {run.name} ", "bold reverse"), (" ", ""),
+                             (status, "bold yellow" if is_stopping else STATUS_STYLES[run.status]), ("  ", "")]
+        eta = "" if run.state.eta_seconds is None else _("ETA {eta}").format(eta=duration(run.state.eta_seconds))
+        done = "" if run.state.progress is None else f"{run.state.progress:.0%}"
+        room = width - sum(cells(text) for text, _style in left) - cells(eta) - cells(done) - 4
+        self.query_one("#title", LineView).show([
+            line_of(*left, *self._bar(run.state.progress, min(room, 40)), f" {done}  {eta}", width=width)])
+
+    def _bar(self, share: float | None, width: int) -> list[Piece]:
+        if share is None or width < 6:
+            return []
+        full, rest = ("#", ".") if self.bench.is_ascii else ("━", "─")
+        done = int(share * width)
+        return [(full * done, "green"), (rest * (width - done), "dim")]
+
+    def _show_status(self) -> None:
+        width, lines = self.size.width, []
+        if len(self.runs) == 1:
+            run = self.runs[0]
+            texts = status_lines(run)[1:5]
+            lines = [line_of(text, width=width) for text in _paired(texts, width)]
+            if self.machine:
+                lines.append(line_of((self.machine, "dim"), width=width))
+            lines += [line_of((text, "yellow"), width=width) for text in notice_lines(run)
+                      if not text.startswith(_("error: {what}").split("{")[0])]
+            if run.out_dir in self.bench.stop_notes:
+                lines.append(line_of((_(self.bench.stop_notes[run.out_dir]), "bold yellow"), width=width))
+            lines += [line_of((part, style), width=width) for text, style in explain(run)
+                      for part in wrap(text, width)[:3]]
+        else:
+            for index, run in enumerate(self.runs):
+                letter = chr(ord("a") + index % 26)
+                lines.append(line_of((f" {letter} ", "bold"), (run.name, "bold"), " ",
+                                     (_(STATUS_WORDS[run.status]), STATUS_STYLES[run.status]), "  ",
+                                     progress_line(run.state), width=width))
+        limit = max(4, self.size.height // 3)
+        self.query_one("#status", LineView).show(lines[:limit])
+
+    def _show_panel(self) -> None:
+        tab = self.tabs[self.tab_index]
+        log, rows = self.query_one("#log", ConsoleTail), self.query_one("#rows", TailView)
+        log.display, rows.display = tab == LOG, tab != LOG
+        pieces: list[Piece] = []
+        for name in self.tabs:
+            pieces += [(f" {_(name)} ", "bold reverse" if name == tab else "dim"), (" ", "")]
+        shown: TailView = log if tab == LOG else rows
+        if not shown.is_following:
+            pieces.append((_("scrolled; f follows"), "yellow"))
+        if shown.query_text:
+            pieces.append((f" /{visible(shown.query_text, keep='')}", "bold yellow"))
+        self.query_one("#tabs", LineView).show([line_of(*pieces, width=max(10, self.query_one("#tabs").size.width))])
+        if tab == LOG:
+            log.read(self.runs[0].out_dir)
+        else:
+            rows.fill(difference_rows(self.runs) if tab == DIFFERENCES else
+                      [row for run in self.runs for row in event_rows(run)] or [(_("nothing yet"), "dim")])
+
+    @on(ChartView.Drawn)
+    def _show_legend(self) -> None:
+        view, width = self.view, max(10, self.query_one("#legend").size.width)
+        pieces: list[Piece] = [(f" {_(METRICS[view.metric][0])} ", "bold"), (f"/ {_(X_AXES[view.x_axis])}  ", "")]
+        if view.is_log:
+            pieces.append((_("log") + "  ", "bold"))
+        if self.chart.cursor is not None:
+            readout = self.chart.readout()
+            pieces.append((f"@{short_number(float(f'{self.chart.cursor:.6g}'))}  ", "bold"))
+            colors = {curve.label: curve.color for curve in self.chart.curves}
+            for label, _x, value in readout:
+                pieces += [(f"{label} ", f"color({colors[label]})"), (f"{figure(value, '{:.5g}')}  ", "bold")]
+        elif not self.chart.lines:
+            pieces.append((_("nothing to draw yet"), "dim"))
+        else:
+            is_plain = self.bench.is_ascii or self.app.no_color
+            for label, color, marker in legend_of(self.chart.curves):
+                sign = marker * 2 if is_plain else "──"
+                pieces += [(sign, f"color({color})"), (f" {label}  ", "")]
+        self.query_one("#legend", LineView).show([line_of(*pieces, width=width)])
+
+    # ---- 图 ----
+
+    def _look(self, **changes: object) -> None:
+        self.view = replace(self.view, **changes)  # type: ignore[arg-type]
+        self.chart.look(self.runs, self.view)
+        self._show_legend()
+
+    def action_metric(self, name: str) -> None:
+        self._look(metric=name)
+
+    def action_next_metric(self) -> None:
+        names = list(METRICS)
+        self._look(metric=names[(names.index(self.view.metric) + 1) % len(names)])
+
+    def action_x_axis(self) -> None:
+        names = list(X_AXES)
+        self._look(x_axis=names[(names.index(self.view.x_axis) + 1) % len(names)], span=None)
+
+    def action_log_axis(self) -> None:
+        self._look(is_log=not self.view.is_log)
+
+    def action_smoothing(self) -> None:
+        places = [index for index, value in enumerate(SMOOTHINGS) if value == self.view.smoothing]
+        share = SMOOTHINGS[(places[0] + 1) % len(SMOOTHINGS) if places else 0]
+        self._look(smoothing=share)
+        self.bench.say(_("smoothing over {share:.0%} of the curve").format(share=share), seconds=2.0)
+
+    def action_zoom(self, factor: float) -> None:
+        self._look(span=self.chart.zoomed(factor))
+
+    def action_zoom_all(self) -> None:
+        self.chart.drop_cursor()
+        self._look(span=None)
+
+    def action_pan(self, share: float) -> None:
+        self._look(span=self.chart.panned(share))
+
+    def action_cursor(self, columns: int) -> None:
+        self.chart.move_cursor(columns)
+        self._show_legend()
+
+    # ---- 日志 ----
+
+    @property
+    def _panel(self) -> TailView:
+        return self.query_one("#log" if self.tabs[self.tab_index] == LOG else "#rows", TailView)
+
+    def action_next_tab(self) -> None:
+        self.tab_index = (self.tab_index + 1) % len(self.tabs)
+        self.query_one("#rows", TailView).is_following = self.tabs[self.tab_index] != DIFFERENCES
+        self._show_panel()
+        self.call_after_refresh(self._show_panel)
+
+    def action_scroll(self, rows: int) -> None:
+        self._panel.scroll_rows(rows)
+        self._show_panel()
+
+    def action_scroll_home(self) -> None:
+        self._panel.to_top()
+        self._show_panel()
+
+    def action_follow(self) -> None:
+        self._panel.follow()
+        self._show_panel()
+
+    def action_search(self) -> None:
+        box = self.query_one("#search", Input)
+        box.placeholder, box.value = _("search the log"), ""
+        box.add_class("-open")
+        box.focus()
+
+    @on(Input.Submitted, "#search")
+    def search(self, event: Input.Submitted) -> None:
+        self._close_search()
+        if not self._panel.search(event.value):
+            self.bench.say(_("not found: {text}").format(text=event.value), "warning", 3.0)
+        self._show_panel()
+
+    def action_search_again(self, is_back: bool) -> None:
+        self._panel.search(self._panel.query_text, is_back=is_back, is_fresh=False)
+        self._show_panel()
+
+    def _close_search(self) -> None:
+        self.query_one("#search", Input).remove_class("-open")
+        self.set_focus(None)
+
+    def on_key(self, event: Key) -> None:
+        if event.key == "escape" and self.query_one("#search", Input).has_focus:
+            event.stop()
+            event.prevent_default()
+            self._close_search()
+
+    # ---- 别的 ----
+
+    def action_leave(self) -> None:
+        if self.query_one("#search", Input).has_focus:
+            self._close_search()
+        else:
+            self.app.pop_screen()
+
+    def action_export(self) -> None:
+        from workbench.export import export
+
+        if self.bench.refuse_if_read_only():
+            return
+        try:
+            written = export(self.bench.workspace, self.runs, self.view)
+        except (BadInput, OSError) as error:
+            self.bench.say_error(error)
+            return
+        self.bench.say(_("Written: {files}").format(files=", ".join(str(path) for path in written)), seconds=10.0)
+
+
+def _paired(texts: list[str], width: int) -> list[str]:
+    """短的两行并作一行：80 格里省出行来给图。"""
+    lines: list[str] = []
+    for text in texts:
+        if lines and cells(lines[-1]) + 3 + cells(text) < width:
+            lines[-1] += "   " + text
+        else:
+            lines.append(text)
+    return lines

@@ -1,0 +1,83 @@
+"""快速上手之前准备数据：看得见进度，可以取消；准备是独立的进程，离开应用它也会做完。"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+
+from nanogpt.errors import BadInput
+from nanogpt.i18n import N_, _
+from nanogpt.text import visible
+from workbench.messages import LanguageChanged
+from workbench.preparation import Preparation
+from workbench.terminal import wrap
+from workbench.widgets.lines import LineView, line_of
+
+LOOK_SECONDS = 0.5
+
+
+def is_ready(name: str, workspace: Path) -> bool:
+    """训练找得到数据集 `name`：工作区的，或随包的目录里已备好的。"""
+    from nanogpt.dataset import dataset_dir
+
+    try:
+        dataset_dir(name, workspace)
+    except BadInput:
+        return False
+    return True
+
+
+class PreparingScreen(ModalScreen[bool]):
+    """以 True 关闭：数据好了。"""
+
+    BINDINGS = [Binding("escape,q", "cancel", N_("cancel"), id="preparing.cancel",
+                        tooltip=N_("stop preparing; nothing half-written is left"))]
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.dataset_name = name
+        self.preparation: Preparation | None = None
+        self.problem = ""
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield LineView(id="progress")
+
+    def on_mount(self) -> None:
+        try:
+            self.preparation = Preparation(self.dataset_name, self.app.workspace)  # type: ignore[attr-defined]
+            if not self.preparation.is_running():
+                self.preparation.start()
+        except BadInput as error:
+            self.problem = visible(str(error))
+        self.set_interval(LOOK_SECONDS, self.look)
+        self.renew()
+
+    def look(self) -> None:
+        found = self.preparation
+        if found is not None and not self.problem and not found.is_running():
+            if is_ready(self.dataset_name, self.app.workspace):  # type: ignore[attr-defined]
+                self.dismiss(True)
+                return
+            self.problem = _("Preparing ended with exit code {code}; esc closes.").format(code=found.exit_code)
+        self.renew()
+
+    @on(LanguageChanged)
+    def renew(self) -> None:
+        width = min(60, max(20, self.app.size.width - 8))
+        head = _("Preparing the dataset {name}, once").format(name=visible(self.dataset_name, keep=""))
+        lines = [line_of((text, "bold")) for text in wrap(head, width)]
+        tail = self.preparation.tail(6) if self.preparation is not None else []
+        lines += [line_of((text, "dim")) for line in tail for text in wrap(line, width)[:2]]
+        lines += [line_of((text, "bold red")) for text in wrap(self.problem, width) if self.problem]
+        self.query_one("#progress", LineView).show([*lines, line_of(""), line_of(_("esc cancels"))])
+
+    def action_cancel(self) -> None:
+        if self.preparation is not None:
+            self.preparation.cancel()
+        self.dismiss(False)

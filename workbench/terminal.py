@@ -1,0 +1,81 @@
+"""终端会什么：颜色、盲文与框线字形、是不是远程；以及把文字放进若干格。
+
+应用与 `plot` 都从这里问。只用标准库与 `rich` 的宽度表，第一帧之前就要用到。
+"""
+
+import os
+import sys
+import unicodedata
+
+# 一个字上至多留这么多叠加符：再多的会糊住邻行
+KEPT_MARKS = 2
+
+
+def is_ascii_only() -> bool:
+    """Linux 的文字控制台没有盲文字形；编码不是 UTF-8 的终端也画不出。"""
+    # Textual 运行时换掉了 `sys.stdout`
+    found = getattr(sys.stdout, "encoding", None) or getattr(sys.__stdout__, "encoding", None)
+    encoding = (found or "ascii").lower().replace("-", "")
+    return not encoding.startswith("utf") or os.environ.get("TERM") == "linux"
+
+
+def has_color() -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def is_remote() -> bool:
+    """经 SSH 连来的：带宽要省着用。"""
+    return bool(os.environ.get("SSH_CONNECTION"))
+
+
+def char_cells(char: str) -> int:
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def cells(text: str) -> int:
+    """占几格，与 `fit` 的算法一致。"""
+    return len(text) if text.isascii() else sum(
+        0 if unicodedata.category(char) in ("Mn", "Me", "Cf") else char_cells(char) for char in text)
+
+
+def fit(text: str, width: int) -> str:
+    """截到 `width` 格：宽字符算两格，叠加符不占格，但一个字上至多两个。"""
+    if text.isascii():
+        return text[:width]
+    out, used, marks = [], 0, 0
+    for char in text:
+        if unicodedata.category(char) in ("Mn", "Me", "Cf"):
+            marks += 1
+            if marks <= KEPT_MARKS:
+                out.append(char)
+            continue
+        width_of_char = char_cells(char)
+        if used + width_of_char > width:
+            break
+        out.append(char)
+        used, marks = used + width_of_char, 0
+    return "".join(out)
+
+
+def pad(text: str, width: int, *, right: bool = False) -> str:
+    """正好占 `width` 格：长了截断，短了补空格；`right` 时靠右。"""
+    text = fit(text, width)
+    blank = " " * (width - cells(text))
+    return blank + text if right else text + blank
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """按格折行，尽量在空格处断；外来的长词硬断。"""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        rest = paragraph
+        while cells(rest) > width:
+            part = fit(rest, width)
+            if not part:
+                break
+            cut = part.rfind(" ")
+            part = part[:cut] if cut > width // 2 else part
+            lines.append(part.rstrip())
+            rest = rest[len(part):].lstrip()
+        lines.append(rest)
+    return lines
