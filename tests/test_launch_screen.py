@@ -26,6 +26,8 @@ Script = Callable[["Shell", Pilot[None]], Awaitable[None]]
 class Shell(App[None]):
     """只有启动界面的应用：给它应用该给的几样，启动是真的。"""
 
+    is_ascii = False
+
     def __init__(self, screen: LaunchScreen, is_read_only: bool = False):
         super().__init__()
         self.page, self.is_read_only, self.workspace = screen, is_read_only, Path.cwd()
@@ -330,5 +332,19 @@ def test_fits_80_by_24() -> None:
             for part in ("nanogpt.train tiny", "--out_dir=runs/", "parameters", "epochs", "Start", "All keys"):
                 assert part in text, (tab, part, text)
         assert "Search" in text
+
+    drive(LaunchScreen("tiny"), script)
+
+
+@pytest.mark.usefixtures("here")
+def test_plain_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    """只认 ASCII 的终端：每一页都不含画不出的字形。"""
+    monkeypatch.setattr(Shell, "is_ascii", True)
+
+    async def script(app: Shell, pilot: Pilot[None]) -> None:
+        for tab in "1234":
+            await pilot.press(tab)
+            lines = [line for line in shown(app).splitlines() if not line.isascii()]
+            assert not lines, lines
 
     drive(LaunchScreen("tiny"), script)

@@ -47,7 +47,7 @@ class LaunchScreen(Screen[None]):
     """`preset` 是一开始选中的预设；`clone_of` 则照着那个运行填好。"""
 
     DEFAULT_CSS = """
-    LaunchScreen #title { height: 1; background: $primary; color: $text; padding: 0 1; }
+    LaunchScreen #title { height: 1; background: $panel; padding: 0 1; }
     LaunchScreen #body { height: 1fr; }
     LaunchScreen TabbedContent { width: 1fr; height: 1fr; }
     LaunchScreen ContentSwitcher { height: 1fr; }
@@ -62,6 +62,11 @@ class LaunchScreen(Screen[None]):
     LaunchScreen #problem { height: auto; max-height: 4; padding: 0 1; color: $text-error; }
     LaunchScreen #problem.-note { color: $text-success; }
     LaunchScreen #name { display: none; }
+    LaunchScreen.-ascii #figures { border-left: ascii $primary; }
+    LaunchScreen.-ascii #command, LaunchScreen.-ascii .log { border-top: ascii $primary; }
+    LaunchScreen.-ascii Underline { display: none; }
+    LaunchScreen.-ascii Tabs { height: 1; }
+    LaunchScreen.-ascii KeyList, LaunchScreen.-ascii KeyList:focus { text-overflow: clip; scrollbar-size: 0 0; }
     LaunchScreen #name.-open { display: block; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -129,6 +134,7 @@ class LaunchScreen(Screen[None]):
         return MachinePane(draft, self._devices) if tab == "machine" else OptionForm(draft.train, id="train-form")
 
     def on_mount(self) -> None:
+        self.set_class(self.app.is_ascii, "-ascii")  # type: ignore[attr-defined]
         self._find_devices()
         self._focus_tab()
         self.show_plan()
@@ -298,7 +304,7 @@ class LaunchScreen(Screen[None]):
         """查过、建好目录、启动、打开监视；哪一步不成就把话留在屏幕上。"""
         draft, app = self.draft, self.app
         assert draft is not None
-        self._note = _("checking…")
+        self._note = _("checking...")
         self.show_problem(None)
         self._note = ""
         try:

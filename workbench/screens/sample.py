@@ -38,7 +38,7 @@ class SampleScreen(Screen[None]):
     """`run` 是要从中采样的运行。"""
 
     DEFAULT_CSS = """
-    SampleScreen #title { height: 1; background: $primary; color: $text; padding: 0 1; }
+    SampleScreen #title { height: 1; background: $panel; padding: 0 1; }
     SampleScreen #prompt { height: 4; margin: 0 1; background: $surface; }
     SampleScreen #fields { height: 2; padding: 0 1; }
     SampleScreen #fields Vertical { width: 1fr; height: 2; }
@@ -193,7 +193,7 @@ class SampleScreen(Screen[None]):
             return
         self.output = ""
         self.query_one("#output", TextArea).text = ""
-        self._say(_("sampling: loading the model… Esc cancels"))
+        self._say(_("sampling: loading the model; esc cancels"))
 
     def action_again(self) -> None:
         """同一种子总给同样的文字，所以换下一个种子。"""
