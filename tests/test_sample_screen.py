@@ -197,7 +197,8 @@ def test_no_checkpoint_yet(here: Path, fork_train: Callable[..., Any]) -> None: 
             await pilot.pause()
             assert "100000" in status(app)
 
-        for _turn in range(2000):
+        for _turn in range(1500):
+            time.sleep(0.02)
             watched.refresh()
             if watched.state.iter_count:
                 break
