@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App, SystemCommand
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from nanogpt.errors import UserError
@@ -38,7 +38,7 @@ class WorkbenchApp(App[None]):
     TITLE = "nanogpt-workbench"
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark,f1", "show_help", N_("help"), show=False, id="app.help",
                 tooltip=N_("the keys of this screen")),
         Binding("q", "quit", N_("quit"), id="app.quit",
@@ -146,7 +146,7 @@ class WorkbenchApp(App[None]):
 
     def _note_stop(self, out_dir: Path, what: str) -> None:
         self.stop_notes[out_dir] = what
-        self.say(f"{visible(out_dir.name, keep='')}: {_(what)}")
+        self.say(f"{visible(out_dir.name, keep='')}: {_(what)}", seconds=4.0)
 
     # ---- 说话 ----
 

@@ -47,7 +47,8 @@ def write_csv(path: Path, run: WatchedRun) -> None:
         writer = csv.writer(file)
         writer.writerow([*names, "eval_train_loss", "eval_val_loss"])
         for row in zip(*columns, strict=True):
-            writer.writerow([int(row[0]), *map(_cell, row[1:]), *map(_cell, evals.pop(int(row[0]), (math.nan,) * 2))])
+            pair = evals.pop(int(row[0]), (math.nan, math.nan))
+            writer.writerow([int(row[0]), *map(_cell, row[1:]), *map(_cell, pair)])
         for step, pair in evals.items():
             writer.writerow([step, *[""] * (len(names) - 1), *map(_cell, pair)])
 
@@ -59,7 +60,8 @@ def _cell(value: float) -> str:
 def svg(curves: Sequence[Curve], view: View, title: str) -> str:
     """自足的一张图；没有可画的点时只有框。"""
     span = view.span or span_of(curves) or (0.0, 1.0)
-    drawn = [(curve, [(x, y) for x, y in reduce_series(*visible_part(curve, replace(view, span=span)), WIDTH)]) for curve in curves]
+    shown = replace(view, span=span)
+    drawn = [(curve, reduce_series(*visible_part(curve, shown), WIDTH)) for curve in curves]
     values = [(float(y.min()), float(y.max())) for _curve, pieces in drawn for _x, y in pieces]
     low, high = (min(v[0] for v in values), max(v[1] for v in values)) if values else (0.0, 1.0)
     if high <= low:

@@ -60,5 +60,5 @@ class MachineLoad:
         except (OSError, subprocess.SubprocessError):
             return []
         rows = [line.split(", ") for line in done.stdout.decode("utf-8", "replace").splitlines()]
-        return [visible("GPU {0} {1}% {2}/{3} MiB {4}°C {5} W".format(index, *row), keep="")
+        return [visible("GPU {} {}% {}/{} MiB {}°C {} W".format(index, *row), keep="")
                 for index, row in enumerate(rows) if len(row) == 5]

@@ -93,7 +93,7 @@ def notice_lines(run: WatchedRun) -> list[str]:
             iter=result["iter"], train=figure(result["train_loss"]), val=figure(result["val_loss"])))
     skipped = run.follower.bad_lines + run.state.ignored_events
     gaps = int((~drawable(run.state.column("loss"))).sum())
-    if run.follower.is_missing:
+    if run.follower.is_missing and run.state.version:
         lines.append(_("the log cannot be read: {problem}").format(problem=run.follower.problem))
     if run.follower.resets:
         lines.append(_("the log was replaced or truncated; read again from the start"))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from nanogpt.errors import BadInput
@@ -31,6 +31,8 @@ class WorkbenchScreen(Screen[None]):
 
     # 过滤框不许自己抢走焦点：键都归这一屏
     AUTO_FOCUS = ""
+    # 提示栏里从左到右的键（`Binding.id`）；空的就按 `BINDINGS`
+    HINTS: ClassVar[tuple[str, ...]] = ()
 
     @property
     def bench(self) -> WorkbenchApp:
@@ -57,7 +59,7 @@ class WorkbenchScreen(Screen[None]):
 class RunActions(WorkbenchScreen):
     """对选中的运行做的事。"""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "stop", N_("stop"), id="run.stop",
                 tooltip=N_("ask it to save and stop; if it does not, SIGTERM after 30 s, SIGKILL after 90 s")),
         Binding("r", "resume", N_("resume"), id="run.resume", tooltip=N_("go on from its checkpoint")),
@@ -74,7 +76,7 @@ class RunActions(WorkbenchScreen):
     def chosen_runs(self) -> list[WatchedRun]:
         raise NotImplementedError
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+    def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
         if action in WRITING and self.bench.is_read_only:
             return False
         if action not in ("stop", "kill", "resume", "delete", "sample", "clone", "copy_command"):
@@ -131,7 +133,8 @@ class RunActions(WorkbenchScreen):
         runs = [run for run in self.chosen_runs() if run.has_ended]
         without = [run for run in runs if not has_checkpoint(run.out_dir)]
         if without:
-            self.bench.say(_("{names}: there is no checkpoint to resume from.").format(names=names_of(without)), "error")
+            what = _("{names}: there is no checkpoint to resume from.")
+            self.bench.say(what.format(names=names_of(without)), "error")
         ready = [run for run in runs if run not in without]
         done = [run for run in ready if (run.state.progress or 0.0) >= 1.0]
         for run in ready:

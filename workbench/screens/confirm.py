@@ -1,8 +1,10 @@
 """做之前问一声。默认不做：`y` 才做，别的键都不做。"""
 
+from typing import ClassVar
+
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
@@ -16,7 +18,7 @@ from workbench.widgets.lines import LineView, Piece, line_of
 class ConfirmScreen(ModalScreen[bool]):
     """`question` 与 `detail` 可以含外来的名字。"""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", N_("yes"), id="confirm.yes", tooltip=N_("do it")),
         Binding("n,escape,q", "answer(False)", N_("no"), id="confirm.no", tooltip=N_("do nothing")),
         Binding("left,h,right,l,tab", "move", N_("choose"), show=False, id="confirm.move",
@@ -42,7 +44,7 @@ class ConfirmScreen(ModalScreen[bool]):
         marked, other = "bold reverse", ""
         answers: list[Piece] = [(f" y {_('yes')} ", marked if self.is_yes else other), ("   ", ""),
                                 (f" n {_('no')} ", other if self.is_yes else marked)]
-        width = min(60, max(20, self.app.size.width - 8))
+        width = max(20, min(62, int(self.app.size.width * 0.9) - 6))
         lines = [line_of((text, "bold")) for text in wrap(self.question, width)]
         lines += [line_of(text) for text in wrap(self.detail, width)]
         self.query_one("#question", LineView).show([*lines, line_of(""), line_of(*answers)])

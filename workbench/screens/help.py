@@ -1,8 +1,10 @@
 """当前屏的帮助：每个键做什么，由它的 `Binding` 生成。"""
 
+from typing import ClassVar
+
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
@@ -16,7 +18,7 @@ from workbench.widgets.lines import LineView, line_of
 class HelpScreen(ModalScreen[None]):
     """`bindings` 来自 `bindings_of(screen)`。"""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,f1,enter", "dismiss", N_("close"), id="help.close", tooltip=N_("close")),
         Binding("down,j", "scroll(1)", N_("down"), id="help.down", tooltip=N_("scroll down")),
         Binding("up,k", "scroll(-1)", N_("up"), id="help.up", tooltip=N_("scroll up")),
@@ -42,7 +44,7 @@ class HelpScreen(ModalScreen[None]):
 
     @on(LanguageChanged)
     def renew(self) -> None:
-        width = max(30, min(90, self.app.size.width - 6))
+        width = max(30, min(92, int(self.app.size.width * 0.9) - 6))
         key_width, name_width = 16, 18
         lines = []
         for binding, keys, _is_enabled, _node in self.bindings_shown:
@@ -50,7 +52,7 @@ class HelpScreen(ModalScreen[None]):
             about = wrap(_(binding.tooltip), width - key_width - name_width)
             lines.append(line_of((pad(shown, key_width), "bold"), pad(_(binding.description), name_width), about[0]))
             lines += [line_of(" " * (key_width + name_width), rest) for rest in about[1:]]
-        height = max(3, self.app.size.height - 6)
+        height = max(3, int(self.app.size.height * 0.9) - 6)
         self.top = max(0, min(self.top, len(lines) - height))
         more = _("j/k scroll, esc closes") if len(lines) > height else _("esc closes")
         self.query_one("#keys", LineView).show(

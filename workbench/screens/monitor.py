@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.events import Key
 from textual.widgets import Input
@@ -42,13 +42,17 @@ LOG, EVENTS_TAB, DIFFERENCES = N_("log"), N_("events"), N_("config differences")
 class MonitorScreen(RunActions):
     """`runs` 至少一个。没有可以聚焦的部件：所有的键都归这一屏。"""
 
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (140, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-medium")]
-    BINDINGS = [
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (140, "-wide")]  # noqa: RUF012
+    HINTS = ("monitor.back", "run.stop", "run.resume", "run.sample", "monitor.metric", "monitor.left",
+             "monitor.zoom_in", "monitor.tab", "monitor.x", "monitor.log", "monitor.smooth", "monitor.search",
+             "monitor.export", "run.clone", "run.copy", "app.quit")
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-medium")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,backspace", "leave", N_("back"), id="monitor.back", tooltip=N_("back to the list of runs")),
         *[Binding(str(index), f"metric('{name}')", title, show=False, id=f"monitor.{name}",
                   tooltip=N_("draw this instead")) for index, (name, (title, _i, _e)) in enumerate(METRICS.items(), 1)],
-        Binding("v", "next_metric", N_("1-6 chart"), id="monitor.metric", tooltip=N_("the next kind of chart")),
+        Binding("v", "next_metric", N_("chart"), key_display="1-6", id="monitor.metric",
+                tooltip=N_("the next kind of chart")),
         Binding("x", "x_axis", N_("x axis"), id="monitor.x", tooltip=N_("by iterations, tokens or seconds")),
         Binding("g", "log_axis", N_("log"), id="monitor.log", tooltip=N_("logarithmic y axis")),
         Binding("m", "smoothing", N_("smooth"), id="monitor.smooth", tooltip=N_("more or less smoothing")),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input
@@ -37,7 +37,8 @@ def read_note(out_dir: Path) -> str:
 class NoteScreen(ModalScreen[None]):
     """改一行笔记；空的就删掉文件。"""
 
-    BINDINGS = [Binding("escape", "dismiss", N_("cancel"), id="note.cancel", tooltip=N_("leave it as it was"))]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", N_("cancel"), id="note.cancel", tooltip=N_("leave it as it was"))]
 
     def __init__(self, run: WatchedRun):
         super().__init__()

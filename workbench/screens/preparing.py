@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
@@ -35,7 +36,7 @@ def is_ready(name: str, workspace: Path) -> bool:
 class PreparingScreen(ModalScreen[bool]):
     """以 True 关闭：数据好了。"""
 
-    BINDINGS = [Binding("escape,q", "cancel", N_("cancel"), id="preparing.cancel",
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "cancel", N_("cancel"), id="preparing.cancel",
                         tooltip=N_("stop preparing; nothing half-written is left"))]
 
     def __init__(self, name: str):
@@ -69,7 +70,7 @@ class PreparingScreen(ModalScreen[bool]):
 
     @on(LanguageChanged)
     def renew(self) -> None:
-        width = min(60, max(20, self.app.size.width - 8))
+        width = max(20, min(62, int(self.app.size.width * 0.9) - 6))
         head = _("Preparing the dataset {name}, once").format(name=visible(self.dataset_name, keep=""))
         lines = [line_of((text, "bold")) for text in wrap(head, width)]
         tail = self.preparation.tail(6) if self.preparation is not None else []

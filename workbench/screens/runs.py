@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.events import Key
 from textual.widgets import Input
 
@@ -34,7 +34,9 @@ TALL_ROWS = 34
 class RunsScreen(RunActions):
     """列表、过滤、标记；回车打开监视。"""
 
-    BINDINGS = [
+    HINTS = ("runs.open", "runs.new", "run.stop", "run.resume", "run.sample", "runs.filter", "runs.mark", "app.quit",
+             "runs.sort", "run.clone", "run.delete", "runs.note")
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", N_("open"), id="runs.open", tooltip=N_("watch this run, or the marked ones together")),
         Binding("n", "new", N_("new run"), id="runs.new", tooltip=N_("choose a preset and its options, then launch")),
         Binding("slash", "filter", N_("filter"), id="runs.filter",
@@ -52,7 +54,8 @@ class RunsScreen(RunActions):
         Binding("Q", "quick_start", N_("quick start"), show=False, id="runs.quick_start",
                 tooltip=N_("train a small model on Python's own standard library: no network, no GPU")),
         Binding("e", "note", N_("note"), show=False, id="runs.note", tooltip=N_("notes and #tags of this run")),
-        Binding("escape", "clear", N_("clear"), show=False, id="runs.clear", tooltip=N_("drop the filter and the marks")),
+        Binding("escape", "clear", N_("clear"), show=False, id="runs.clear",
+                tooltip=N_("drop the filter and the marks")),
     ]
 
     def __init__(self) -> None:
@@ -113,7 +116,7 @@ class RunsScreen(RunActions):
         where = visible(str(self.bench.workspace.resolve()), keep="")
         parts = [(" nanogpt-workbench ", "bold reverse"), (f" {where}  ", "")]
         if runs:
-            parts.append((_("{count} runs, {live} live").format(count=len(runs), live=live), "bold"))
+            parts.append((_("runs: {count}, live: {live}").format(count=len(runs), live=live), "bold"))
             parts.append((f"  {_(SORTS[self.sort_index])}", "dim"))
         if not self.bench.store.is_loaded and runs:
             parts.append(("  " + _("reading..."), "bold yellow"))

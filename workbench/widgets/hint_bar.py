@@ -46,16 +46,24 @@ class HintBar(LineView):
     def on_resize(self) -> None:
         self.renew()
 
+    def _wanted(self) -> list[tuple[Binding, list[str], bool]]:
+        found = {binding.id: (binding, keys, is_enabled) for binding, keys, is_enabled, _n in bindings_of(self.screen)}
+        order: tuple[str, ...] = getattr(self.screen, "HINTS", ())
+        if order:
+            return [found[name] for name in order if name in found]
+        return [item for item in found.values() if item[0].show]
+
     def renew(self) -> None:
         width = self.size.width
         last: list[Piece] = [(" ? ", "bold reverse"), (" " + _("help"), "")]
         room = width - sum(cells(text) for text, _style in last) - 1
         pieces: list[Piece] = []
         used = 0
-        for binding, keys, is_enabled, _node in bindings_of(self.screen):
-            if not (binding.show and is_enabled) or binding.id == "app.help":
+        for binding, keys, is_enabled in self._wanted():
+            if not is_enabled or binding.id == "app.help":
                 continue
-            part: list[Piece] = [(f" {key_name(keys[0])} ", "bold reverse"), (f" {_(binding.description)} ", "")]
+            key = binding.key_display or key_name(keys[0])
+            part: list[Piece] = [(f" {key} ", "bold reverse"), (f" {_(binding.description)} ", "")]
             size = sum(cells(text) for text, _style in part)
             if used + size <= room:
                 pieces += part

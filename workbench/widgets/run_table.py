@@ -26,7 +26,6 @@ STATUS_STYLES = {"starting": "cyan", "running": "bold green", "stalled": "bold y
                  "stopped": "yellow", "diverged": "bold red", "failed": "bold red", "interrupted": "red"}
 SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 SPARK_CELLS = 16
-# 宽度够了才出现的列：（少于这么多格就不要了, 列）
 NAME_CELLS = 16
 
 
@@ -121,7 +120,6 @@ class RunTable(LineView):
         self.runs, self.stopping = runs, stopping
         places = [index for index, run in enumerate(runs) if run.out_dir == here]
         self.cursor = places[0] if places else max(0, min(self.cursor, len(runs) - 1))
-        self.marked &= {run.out_dir for run in runs} | self.marked
         self.renew()
 
     def on_resize(self) -> None:
@@ -156,7 +154,7 @@ class RunTable(LineView):
         columns = list(COLUMNS)
         while len(columns) > 2 and 2 + wanted + sum(column.width + 1 for column in columns) > width:
             columns.remove(min(columns, key=lambda column: column.rank))
-        return columns, max(8, min(60, width - 3 - sum(column.width + 1 for column in columns)))
+        return columns, max(8, min(60, width - 2 - sum(column.width + 1 for column in columns)))
 
     def _row(self, run: WatchedRun, columns: list[Column], name_width: int, is_current: bool) -> Strip:
         mark = "*" if run.out_dir in self.marked else ">" if is_current else " "
