@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static, TextArea
 
 from nanogpt.i18n import use_language
+from workbench.messages import RunsUpdated
 from workbench.sampling import Sampling, sampling_command
 from workbench.screens.sample import SampleScreen
 from workbench.watched_run import WatchedRun
@@ -196,6 +197,10 @@ def test_no_checkpoint_yet(here: Path, fork_train: Callable[..., Any]) -> None: 
             await app.screen.recompose()
             await pilot.pause()
             assert "100000" in status(app)
+            use_language("en")
+            (watched.out_dir / "ckpt.pt").touch()
+            app.screen.post_message(RunsUpdated(False, {watched.out_dir}))
+            await until(pilot, lambda: "still training" in status(app))
 
         for _turn in range(1500):
             time.sleep(0.02)

@@ -18,7 +18,7 @@ from nanogpt.i18n import N_, _
 from nanogpt.options import coerce, options_of
 from nanogpt.rundir import CHECKPOINT
 from nanogpt.text import visible
-from workbench.messages import LanguageChanged
+from workbench.messages import LanguageChanged, RunsUpdated
 from workbench.sampling import Sampling
 from workbench.watched_run import WatchedRun
 from workbench.widgets.hint_bar import HintBar
@@ -64,7 +64,7 @@ class SampleScreen(Screen[None]):
         self.prompt = ""
         self.output = ""
         self.sampling: Sampling | None = None
-        self._status, self._is_bad = "", False
+        self._status, self._is_bad, self._is_idle = "", False, False
 
     def compose(self) -> ComposeResult:
         yield Static(id="title", markup=False)
@@ -83,7 +83,7 @@ class SampleScreen(Screen[None]):
         self.query_one("#prompt", TextArea).focus()
         self.set_interval(SHOW_SECONDS, self.show_new_text)
         self._show_title()
-        self._say(*self._idle_status())
+        self._say_idle()
 
     @on(LanguageChanged)
     def show_language(self) -> None:
@@ -94,7 +94,10 @@ class SampleScreen(Screen[None]):
         await super().recompose()
         self.query_one("#prompt", TextArea).focus()
         self._show_title()
-        self._say(self._status, self._is_bad)
+        if self._is_idle:
+            self._say_idle()
+        else:
+            self._say(self._status, self._is_bad)
 
     def on_unmount(self) -> None:
         if self.sampling is not None:
@@ -107,7 +110,7 @@ class SampleScreen(Screen[None]):
         self.query_one("#title", Static).update(_("Sample: {run}").format(run=self.run.name))
 
     def _say(self, text: str, is_bad: bool = False) -> None:
-        self._status, self._is_bad = text, is_bad
+        self._status, self._is_bad, self._is_idle = text, is_bad, False
         box = self.query_one("#status", Static)
         box.update(text)
         box.set_class(is_bad, "-bad")
@@ -119,11 +122,23 @@ class SampleScreen(Screen[None]):
             where = _("checkpoint of iter {n}").format(n=f"{found[-1]['iter']:,}") if found else CHECKPOINT
             more = _("; the run is still training") if self.run.status == "running" else ""
             return where + more + "; " + _("ctrl+r samples"), False
-        every = self.run.state.config.get("eval_interval")
+        config = self.run.state.config
+        firsts = [value for name in ("eval_interval", "max_iters") if type(value := config.get(name)) is int]
         if self.run.has_ended:
             return _("There is no checkpoint: the run ended before it saved one."), True
-        when = _(" It saves the first one at iter {n}.").format(n=every) if type(every) is int else ""
+        when = " " + _("It saves the first one at iter {n}.").format(n=min(firsts)) if firsts else ""
         return _("There is no checkpoint yet.") + when, True
+
+    @on(RunsUpdated)
+    def show_news(self, event: RunsUpdated) -> None:
+        """还闲着时，新的检查点一存下就说。"""
+        event.stop()
+        if self._is_idle:
+            self._say_idle()
+
+    def _say_idle(self) -> None:
+        self._say(*self._idle_status())
+        self._is_idle = True
 
     def show_new_text(self) -> None:
         """取走线程读到的；结束了就说结果。"""
@@ -160,7 +175,7 @@ class SampleScreen(Screen[None]):
         if first is not None:
             self._say(visible(f"{first.what}\n{first.hint}"), True)
         elif self._is_bad and self.sampling is None:
-            self._say(*self._idle_status())
+            self._say_idle()
 
     def _problem(self, name: str) -> BadInput | None:
         try:
@@ -183,7 +198,7 @@ class SampleScreen(Screen[None]):
             self._say(visible(f"{problem.what}\n{problem.hint}"), True)
             return
         if not (self.run.out_dir / CHECKPOINT).is_file():
-            self._say(*self._idle_status())
+            self._say_idle()
             return
         try:
             self.sampling = Sampling(self.run.out_dir, self.prompt or EMPTY_PROMPT,
