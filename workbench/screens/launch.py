@@ -8,7 +8,6 @@ import shlex
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.cells import cell_len
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -25,6 +24,7 @@ from workbench.messages import LanguageChanged
 from workbench.preparation import Preparation
 from workbench.preset_file import preset_path, save_preset
 from workbench.watched_run import WatchedRun
+from workbench.widgets.figures import figures_text
 from workbench.widgets.hint_bar import HintBar
 from workbench.widgets.launch_panes import (
     FIRST_PRESET,
@@ -173,7 +173,7 @@ class LaunchScreen(Screen[None]):
         title = _("New run: {preset}").format(preset=visible(draft.preset or _("no preset"), keep=""))
         title += " | " + _("changed keys: {n}").format(n=changes) if changes else ""
         self.query_one("#title", Static).update(title + (" | " + _("read-only") if self.is_read_only else ""))
-        self.query_one("#figures Static", Static).update(self._figures(draft))
+        self.query_one("#figures Static", Static).update(figures_text(draft, self._devices))
         self.query_one("#command Static", Static).update("\n".join(self.command_lines()))
         self.show_problem(self._error or self._key_error(draft))
 
@@ -195,36 +195,6 @@ class LaunchScreen(Screen[None]):
         """显示、复制、执行的都是这个命令；多台机器时每台一行。"""
         assert self.draft is not None
         return self.draft.plan().node_lines()
-
-    def _figures(self, draft: Draft) -> str:
-        try:
-            found = draft.estimate()
-        except BadInput as error:
-            return visible(error.what)
-        rows = [(_("parameters"), _short(found.params) + ("" if found.is_vocab_known else " ?")),
-                (_("tokens/iteration"), f"{found.tokens_per_iter:,}"),
-                (_("tokens in all"), _short(found.total_tokens)),
-                (_("epochs"), "?" if found.epochs is None else f"{found.epochs:,.3g}"),
-                (_("memory, about"), f"{found.memory_mib:,.0f} MiB"),
-                (_("checkpoint"), f"{found.checkpoint_mib:,.1f} MiB"),
-                (_("processes"), f"{draft.world_size}")]
-        width = max(cell_len(name) for name, _value in rows) + 1
-        lines = [name + " " * (width - cell_len(name)) + value for name, value in rows]
-        lines += ["", _("Memory is an estimate for each process, without what torch itself takes.")]
-        if found.epochs is None:
-            lines += ["", _("The dataset is not prepared.") + ("" if found.is_vocab_known else " " + _(
-                "Until then the vocabulary is taken to be GPT-2's."))]
-        device = next((d for d in self._devices if d.name == self._device_name(draft)), None)
-        if device is not None and device.memory_mib and found.memory_mib > 0.95 * device.memory_mib:
-            lines += ["", _("More than the {n} MiB of {device}: use a smaller batch_size.").format(
-                n=f"{device.memory_mib:,.0f}", device=device.name)]
-        return "\n".join(lines)
-
-    def _device_name(self, draft: Draft) -> str:
-        chosen = draft.train.value("device")
-        if chosen == "auto":
-            return self._devices[0].name if self._devices else ""
-        return "cuda:0" if chosen == "cuda" else str(chosen)
 
     # ---- 选与改 ----
 
@@ -388,10 +358,3 @@ class LaunchScreen(Screen[None]):
             self.show_plan()
         else:
             self.dismiss()
-
-
-def _short(number: int) -> str:
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:,.2f}{unit}"
-    return str(number)
