@@ -215,7 +215,7 @@ def test_preparing_from_the_screen() -> None:
         await until(pilot, lambda: "prepared" in str(pane.query_one(".log Static", Static).visual).split("--")[-1])
         log = str(pane.query_one(".log Static", Static).visual)
         assert "[red]working\\x1b]52" in log and "[/bold]" in log and "\x1b" not in shown(app)
-        assert "?" not in text_of(app, "#figures Static").split("Memory")[0] and not text_of(app, "#problem")
+        await until(pilot, lambda: "?" not in text_of(app, "#figures Static") and not text_of(app, "#problem"))
         await pilot.press("2")
         keys.highlighted = names.index("slow")
         await pilot.press("p")
