@@ -114,11 +114,29 @@ def install(spec: dict[str, Any]) -> None:
     if spec["kind"] == "umask":
         os.umask(spec["umask"])
         return
+    if spec["kind"] == "stop_file":
+        _stop_at(spec["at"])
+        return
     import nanogpt.rundir as rundir
 
     injector = _Injector(**spec)
     os.open, os.fsync, os.rename = injector.open, injector.fsync, injector.rename  # type: ignore[assignment]
     rundir.open = injector.open_file  # type: ignore[attr-defined]
+
+
+def _stop_at(at: int) -> None:
+    """第 `at` 步开始之前放下停止文件：等在「有没有停止文件」这一问上，好停在说定的那一步。"""
+    import nanogpt.train as train
+    from nanogpt.rundir import STOP
+
+    real = train.get_lr
+
+    def get_lr(config: Any, it: int) -> float:
+        if it == at:
+            Path(config.out_dir, STOP).touch()
+        return real(config, it)
+
+    train.get_lr = get_lr
 
 
 def digest(path: Path) -> str:
