@@ -117,6 +117,9 @@ def install(spec: dict[str, Any]) -> None:
     if spec["kind"] == "stop_file":
         _stop_at(spec["at"])
         return
+    if spec["kind"] == "same_batches":
+        _same_batches(spec["folder"])
+        return
     import nanogpt.rundir as rundir
 
     injector = _Injector(**spec)
@@ -137,6 +140,36 @@ def _stop_at(at: int) -> None:
         return real(config, it)
 
     train.get_lr = get_lr
+
+
+def _same_batches(folder: str) -> None:
+    """第 n 个微批由它在全部 rank 里的号码决定，所以几个 rank 合起来与单进程看到同样的数据；记下裁剪前的梯度。"""
+    import torch
+
+    from nanogpt.training import Training
+
+    drawn = 0
+
+    def next_batch(t: Training) -> Any:
+        nonlocal drawn
+        step, micro = divmod(drawn, t.accumulation)
+        drawn += 1
+        number = (step * t.ranks.world_size + t.ranks.rank) * t.accumulation + micro
+        dice = torch.Generator().manual_seed(number)
+        last = t.batches.dataset.tokens("train") - t.config.block_size
+        t.ix = torch.randint(last, (t.config.batch_size,), generator=dice)
+        return t.batches.load("train", t.ix)
+
+    real, saved = torch.nn.utils.clip_grad_norm_, []
+
+    def clip(parameters: Any, limit: float) -> Any:
+        parameters = list(parameters)
+        saved.append([p.grad.clone() for p in parameters])
+        torch.save(saved, Path(folder) / f"grads-{os.environ.get('RANK', 'single')}.pt")
+        return real(parameters, limit)
+
+    Training.next_batch = next_batch  # type: ignore[method-assign]
+    torch.nn.utils.clip_grad_norm_ = clip  # type: ignore[assignment]
 
 
 def digest(path: Path) -> str:
