@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from nanogpt.errors import UserError
 from nanogpt.i18n import _
+from nanogpt.stopping import die_with_parent
 
 T = TypeVar("T")
 
@@ -52,6 +53,8 @@ class Ranks:
                 f"rank {self.rank} / {self.world_size}, {socket.gethostname()}, "
                 f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
                 _("check that every node was started, and the address and port")) from error
+        # 从这里起由 `is_orphaned` 看着：父进程没了，也要先存下检查点
+        die_with_parent(False)
 
     def is_orphaned(self) -> bool:
         """起我们的 torchrun 已经不在。"""
