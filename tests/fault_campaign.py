@@ -106,7 +106,7 @@ def install(spec: dict[str, Any]) -> None:
         return
     if spec["kind"] == "statvfs":
         # 假的剩余空间；测试里填满真的磁盘不体面
-        shutil.disk_usage = lambda path: shutil._ntuple_diskusage(1 << 30, 1 << 30, spec["free"])  # type: ignore
+        shutil.disk_usage = lambda _path: shutil._ntuple_diskusage(1 << 30, 1 << 30, spec["free"])  # type: ignore
         return
     if spec["kind"] == "ignore_sigint":
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -100,7 +100,7 @@ def test_another_world_size_is_said(whole, trainer_server, workspace):
 
 def test_gradients_equal_twice_the_accumulation(trainer_server, workspace):
     """2 rank × 2 个微批的平均梯度等于单进程 4 个微批，至 1e-6；三步之后的权重也是。"""
-    args = ("--gradient_accumulation_steps=4", "--dropout=0", "--max_iters=2", "--eval_interval=100", "--log_interval=1")
+    args = ("--gradient_accumulation_steps=4", "--dropout=0", "--max_iters=2", "--eval_interval=100")
     inject = {"kind": "same_batches", "folder": str(workspace)}
     run = trainer_server.train(workspace, *TINY, *args, "--out_dir=one", inject=inject)
     assert run.returncode == 0, run.output
@@ -165,7 +165,7 @@ class TorchRun:
     """真的 `torchrun`，两个 rank。"""
 
     def __init__(self, cwd, *args):
-        self.log = open(cwd / "torchrun.log", "w", encoding="utf-8")
+        self.log = (cwd / "torchrun.log").open("w", encoding="utf-8")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "nanogpt.train",
              *TINY, *args], cwd=cwd, env=clean_env(), stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)

@@ -131,7 +131,8 @@ def test_another_shape_is_refused(whole, workspace, fork_train):
 
 
 @pytest.mark.parametrize(("change", "says"), [
-    ("--batch_size=3", "batch_size: 4 -> 3"), ("--gradient_accumulation_steps=4", "gradient_accumulation_steps: 2 -> 4"),
+    ("--batch_size=3", "batch_size: 4 -> 3"),
+    ("--gradient_accumulation_steps=4", "gradient_accumulation_steps: 2 -> 4"),
     ("--dropout=0.2", "dropout: 0.1 -> 0.2"), ("--dataset=other", "dataset: tiny -> other"),
 ])
 def test_not_exact_is_said(whole, workspace, fork_train, change, says):

@@ -131,14 +131,14 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-def test_read_only_directory(small_disk, workspace, fork_train):
+def test_read_only_directory(small_disk, fork_train):
     folder = small_disk("readonly", "size=1m,ro")
     for out_dir in (folder, folder / "new"):
         run = fork_train(f"--out_dir={out_dir}")
         assert run.returncode == 2 and "Read-only file system" in run.output, run.output
 
 
-def test_full_disk_at_the_start(small_disk, workspace, fork_train):
+def test_full_disk_at_the_start(small_disk, fork_train):
     folder = small_disk("full", "size=64k")
     (folder / "ballast").write_bytes(b"x" * 60 * 1024)
     run = fork_train(f"--out_dir={folder}/out")
@@ -146,7 +146,7 @@ def test_full_disk_at_the_start(small_disk, workspace, fork_train):
     assert len(run.output.splitlines()) <= 3
 
 
-def test_real_full_disk(small_disk, workspace, fork_train):
+def test_real_full_disk(small_disk, fork_train):
     """真的 ENOSPC：容得下日志，容不下第二份检查点。每次都警告，最后以 4 结束，头一份完好。"""
     folder = small_disk("small", "size=200k")
     run = fork_train(f"--out_dir={folder}/out")
