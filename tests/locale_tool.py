@@ -40,7 +40,8 @@ def from_python(fileobj: Any, keywords: Any, comment_tags: Any, options: Any) ->
 def extract() -> Catalog:
     """源代码里的全部 msgid，连同所在的文件（不记行号：行号一动，译文的文件就跟着变）。"""
     catalog = Catalog(locale="zh_CN", domain="nanogpt", header_comment=HEADER, project="nanogpt-workbench",
-                      version="1", msgid_bugs_address="", last_translator="", language_team="zh_CN", fuzzy=False)
+                      version="0.1", msgid_bugs_address="nanogpt-workbench", last_translator="nanogpt-workbench",
+                      language_team="zh_CN", fuzzy=False)
     for pattern in SOURCES:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
