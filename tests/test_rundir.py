@@ -70,7 +70,7 @@ def test_a_glance_at_the_lock_does_not_refuse(tmp_path):
                                env=clean_env(), stdout=subprocess.PIPE)
     try:
         watcher.stdout.readline()
-        for _ in range(300):
+        for _ in range(2000):
             RunDir(str(tmp_path)).close()
     finally:
         watcher.kill()
