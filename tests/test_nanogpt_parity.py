@@ -29,7 +29,7 @@ from nanogpt.model import GPT, GPTConfig
 CHECKOUT = Path(os.environ.get("NANOGPT", "/nowhere"))
 needs_nanogpt = pytest.mark.skipif(not (CHECKOUT / "model.py").is_file(), reason="set NANOGPT to a nanoGPT checkout")
 
-WORDS = "the cat sat on a mat and saw one small dog run by \n but then it hid under two old red chairs . \n".split(" ")  # noqa: SIM905, E501
+WORDS = "the cat sat on a mat and saw one small dog run by \n but then it hid under two old red chairs . \n".split(" ")  # noqa: SIM905
 SETTINGS = ("--dataset=golden", "--n_layer=2", "--n_head=2", "--n_embd=32", "--block_size=16", "--batch_size=8",
             "--gradient_accumulation_steps=1", "--dropout=0.0", "--eval_iters=4", "--eval_interval=10",
             "--max_iters=30", "--warmup_iters=5", "--lr_decay_iters=30", "--learning_rate=1e-2", "--min_lr=1e-3",
