@@ -139,7 +139,7 @@ def load_config(cls: type[ConfigT], argv: list[str], usage: str, about: str) -> 
         print(format_help(usage, _(about), options))
         raise SystemExit(0)
     values: dict[str, Any] = {}
-    preset = line.preset or _run_to_resume(line.values)
+    preset = line.preset if line.preset is not None else _run_to_resume(line.values)
     if preset is not None:
         path = find_preset(preset)
         for name, (value, where) in read_preset(path, options).items():
