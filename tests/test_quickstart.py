@@ -77,7 +77,7 @@ def test_without_any_argument(workspace: Path) -> None:
     lines = ['dataset = "python_stdlib"', "max_iters = 10", "lr_decay_iters = 10", "warmup_iters = 2"]
     for flag in TINY:
         key, _equals, value = flag.removeprefix("--").partition("=")
-        lines.append(f"{key} = {value.lower() if value in ('True', 'False') else repr(value) if value == 'cpu' else value}")
+        lines.append(f"{key} = {repr(value) if value == 'cpu' else value.lower()}")
     (workspace / "presets" / "quickstart.toml").write_text("\n".join(lines), encoding="utf-8")
     done = subprocess.run([sys.executable, "-m", "workbench"], cwd=workspace, env=ENVIRON, stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, timeout=120, check=False)
