@@ -36,7 +36,7 @@ class UserError(Exception):
             lines.append(_("  where: {where}").format(where=self.where))
         if self.hint:
             lines.append(_("  fix: {hint}").format(hint=self.hint))
-        return "\n".join(visible(line) for line in lines)
+        return "\n".join(visible(line, keep="\t") for line in lines)
 
 
 class BadInput(UserError):

@@ -12,8 +12,15 @@ from conftest import TINY, make_tiny_dataset
 from fault_campaign import corruption_campaign, digest, events_of, load, same
 from trainer_fork import ROOT, clean_env
 
-from nanogpt.checkpoint import NANOGPT_MODEL_ARGS, copy_checkpoint, load_checkpoint, save_checkpoint
+from nanogpt.checkpoint import (
+    NANOGPT_MODEL_ARGS,
+    copy_checkpoint,
+    expected_shapes,
+    load_checkpoint,
+    save_checkpoint,
+)
 from nanogpt.errors import BadInput
+from nanogpt.model import GPT, GPTConfig
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +211,11 @@ def test_loading_stays_small(trained):
                           capture_output=True, text=True, check=False,
                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
     assert done.stdout.strip() == "2", done.stderr
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_expected_shapes_are_the_models(bias: bool) -> None:
+    """直接算出的形状就是真模型的形状。"""
+    config = GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=6, bias=bias)
+    state = GPT(config).state_dict()
+    assert expected_shapes(config) == {name: tuple(tensor.shape) for name, tensor in state.items()}
