@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanogpt.atomic import DISK_FULL, atomic_file
 from nanogpt.errors import BadInput, OutOfResources
 from nanogpt.i18n import _
 from nanogpt.model import GPT, GPTConfig
-from nanogpt.rundir import DISK_FULL, atomic_file
 
 # nanoGPT 的 `GPTConfig` 只认这七项；其余的放进 `model_args_extra`，它才能照样读我们的文件。
 NANOGPT_MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")

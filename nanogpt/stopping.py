@@ -55,4 +55,6 @@ def _say(line: str) -> None:
     """在信号处理里说一行。不用 `print`：它可能正被打断在自己的缓冲里，读者也可能已经不在。"""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
-            os.write(sys.stderr.fileno(), f"{line}\n".encode())
+            fd = sys.stderr.fileno()
+            # 终端上光标正停在进度条那一行
+            os.write(fd, (("\n" if os.isatty(fd) else "") + f"{line}\n").encode())

@@ -31,13 +31,14 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from nanogpt import device as devices  # noqa: E402
+from nanogpt.atomic import write_atomic  # noqa: E402
 from nanogpt.config import TrainConfig  # noqa: E402
 from nanogpt.distributed import Ranks  # noqa: E402
 from nanogpt.errors import OutOfResources, UserError, run_main  # noqa: E402
 from nanogpt.i18n import _  # noqa: E402
 from nanogpt.progress import ProgressBar  # noqa: E402
 from nanogpt.rank_watch import RankWatch  # noqa: E402
-from nanogpt.rundir import TRACEBACK, write_atomic  # noqa: E402
+from nanogpt.rundir import TRACEBACK  # noqa: E402
 from nanogpt.training import Training, bring_back_best, build, check_finite, save  # noqa: E402
 from nanogpt.wandb_log import start_wandb  # noqa: E402
 

@@ -15,9 +15,10 @@ from conftest import TINY
 from fault_campaign import digest, events_of, load
 from trainer_fork import ROOT, clean_env
 
+from nanogpt.atomic import atomic_file, sweep_temp_files
 from nanogpt.config import TrainConfig
 from nanogpt.errors import BadInput
-from nanogpt.rundir import RunDir, atomic_file, holder, sweep_temp_files
+from nanogpt.rundir import RunDir, holder
 
 ENDLESS = ("--max_iters=1000000", "--lr_decay_iters=1000000", "--eval_interval=1000000")
 
