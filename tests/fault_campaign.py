@@ -120,11 +120,11 @@ def install(spec: dict[str, Any]) -> None:
     if spec["kind"] == "same_batches":
         _same_batches(spec["folder"])
         return
-    import nanogpt.rundir as rundir
+    import nanogpt.atomic as atomic
 
     injector = _Injector(**spec)
     os.open, os.fsync, os.rename = injector.open, injector.fsync, injector.rename  # type: ignore[assignment]
-    rundir.open = injector.open_file  # type: ignore[attr-defined]
+    atomic.open = injector.open_file  # type: ignore[attr-defined]
 
 
 def _stop_at(at: int) -> None:
