@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanogpt.atomic import DISK_FULL, atomic_file
 from nanogpt.errors import BadInput, OutOfResources
 from nanogpt.i18n import _
 from nanogpt.model import GPT, GPTConfig
-from nanogpt.rundir import DISK_FULL, atomic_file
 
 # nanoGPT 的 `GPTConfig` 只认这七项；其余的放进 `model_args_extra`，它才能照样读我们的文件。
 NANOGPT_MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
@@ -174,9 +174,7 @@ def _check_structure(checkpoint: Any) -> None:
         raise ValueError(_("it was made by a newer version"))
     if not isinstance(checkpoint.setdefault("config", {}), dict):
         raise ValueError(_("its config is not a table"))
-    with torch.device("meta"):
-        wanted = {name: tensor.shape for name, tensor in GPT(model_config(checkpoint)).state_dict().items()}
-    if wanted != {name: tensor.shape for name, tensor in model.items()}:
+    if expected_shapes(model_config(checkpoint)) != {name: tuple(tensor.shape) for name, tensor in model.items()}:
         raise ValueError(_("its weights do not fit its model_args"))
 
 
@@ -186,6 +184,22 @@ def _shapes(model: dict[str, Tensor]) -> dict[str, Any]:
     layers = {name.split(".")[2] for name in model if name.startswith("transformer.h.")}
     return {"n_layer": len(layers), "n_embd": n_embd, "vocab_size": vocab_size,
             "block_size": model["transformer.wpe.weight"].shape[0], "bias": "transformer.ln_f.bias" in model}
+
+
+def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """每个参数的名字与形状。直接算出来：在 meta 设备上建一次模型要先载入一秒多的 torch 模块。"""
+    V, T, C = config.vocab_size, config.block_size, config.n_embd
+    matrices = {"attn.c_attn": (3 * C, C), "attn.c_proj": (C, C), "mlp.c_fc": (4 * C, C), "mlp.c_proj": (C, 4 * C)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "transformer.wte.weight": (V, C), "transformer.wpe.weight": (T, C), "lm_head.weight": (V, C)}
+    layers = [f"transformer.h.{i}" for i in range(config.n_layer)]
+    shapes |= {f"{layer}.{name}.weight": shape for layer in layers for name, shape in matrices.items()}
+    norms = [f"{layer}.{name}" for layer in layers for name in ("ln_1", "ln_2")] + ["transformer.ln_f"]
+    shapes |= {f"{norm}.weight": (C,) for norm in norms}
+    if config.bias:
+        shapes |= {f"{layer}.{name}.bias": shape[:1] for layer in layers for name, shape in matrices.items()}
+        shapes |= {f"{norm}.bias": (C,) for norm in norms}
+    return shapes
 
 
 def model_config(checkpoint: dict[str, Any], **overrides: Any) -> GPTConfig:

@@ -30,14 +30,14 @@ class TrainConfig:
     """`nanogpt.train` 的键。默认值在 OpenWebText 上训练 GPT-2（124M）。"""
 
     out_dir: str = option("out", N_("run directory: log, checkpoints, config"), _IO)
-    eval_interval: int = option(2000, N_("evaluate and save a checkpoint every so often"), _IO, unit="iters", low=1)
-    log_interval: int = option(1, N_("log the training loss every so often"), _IO, unit="iters", low=1)
-    eval_iters: int = option(200, N_("batches for each evaluation, per split"), _IO, unit="batches", low=1)
+    eval_interval: int = option(2000, N_("evaluate and save a checkpoint every so often"), _IO, unit=N_("iters"), low=1)
+    log_interval: int = option(1, N_("log the training loss every so often"), _IO, unit=N_("iters"), low=1)
+    eval_iters: int = option(200, N_("batches for each evaluation, per split"), _IO, unit=N_("batches"), low=1)
     eval_only: bool = option(False, N_("evaluate once and exit"), _IO)
     always_save_checkpoint: bool = option(
         True, N_("save at every evaluation; otherwise only when the validation loss improves"), _IO)
     checkpoint_interval: int = option(
-        0, N_("also keep ckpt-<iter>.pt every so often; 0: never"), _IO, unit="iters", low=0)
+        0, N_("also keep ckpt-<iter>.pt every so often; 0: never"), _IO, unit=N_("iters"), low=0)
     init_from: str = option(
         "scratch", N_("scratch, resume, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a Hugging Face folder"), _IO)
     overwrite: bool = option(False, N_("delete the earlier run in out_dir and start anew"), _IO, transient=True)
@@ -49,31 +49,31 @@ class TrainConfig:
     dataset: str = option("openwebtext", N_("folder below data/ with train.bin and val.bin"), _DATA)
     gradient_accumulation_steps: int = option(
         40, N_("micro-batches for each step, over all ranks together"), _DATA, low=1)
-    batch_size: int = option(12, N_("sequences in a micro-batch"), _DATA, unit="sequences", low=1)
-    block_size: int = option(1024, N_("context length"), _DATA, unit="tokens", low=1)
+    batch_size: int = option(12, N_("sequences in a micro-batch"), _DATA, unit=N_("sequences"), low=1)
+    block_size: int = option(1024, N_("context length"), _DATA, unit=N_("tokens"), low=1)
     seed: int = option(1337, N_("seed of initialisation, batches and dropout; each rank adds its number"), _DATA, low=0)
 
     n_layer: int = option(12, N_("number of transformer blocks"), _MODEL, low=1)
     n_head: int = option(12, N_("attention heads; n_embd must be a multiple of it"), _MODEL, low=1)
-    n_embd: int = option(768, N_("width of the residual stream"), _MODEL, unit="channels", low=1)
+    n_embd: int = option(768, N_("width of the residual stream"), _MODEL, unit=N_("channels"), low=1)
     dropout: float = option(0.0, N_("dropout; 0 for pretraining, 0.1 and more for finetuning"), _MODEL, low=0, below=1)
     bias: bool = option(False, N_("biases in Linear and LayerNorm, as GPT-2 has them"), _MODEL)
 
     learning_rate: float = option(6e-4, N_("maximum learning rate"), _ADAMW, low=0)
-    max_iters: int = option(600000, N_("number of optimizer steps"), _ADAMW, unit="iters", low=0)
+    max_iters: int = option(600000, N_("number of optimizer steps"), _ADAMW, unit=N_("iters"), low=0)
     weight_decay: float = option(1e-1, N_("weight decay of matrices and embeddings"), _ADAMW, low=0)
     beta1: float = option(0.9, N_("AdamW beta1"), _ADAMW, low=0, below=1)
     beta2: float = option(0.95, N_("AdamW beta2"), _ADAMW, low=0, below=1)
     grad_clip: float = option(1.0, N_("clip the gradient norm at this value; 0: do not clip"), _ADAMW, low=0)
 
     decay_lr: bool = option(True, N_("warm up, then decay by a cosine; otherwise constant"), _DECAY)
-    warmup_iters: int = option(2000, N_("linear warm-up"), _DECAY, unit="iters", low=0)
-    lr_decay_iters: int = option(600000, N_("end of the decay; usually max_iters"), _DECAY, unit="iters", low=0)
+    warmup_iters: int = option(2000, N_("linear warm-up"), _DECAY, unit=N_("iters"), low=0)
+    lr_decay_iters: int = option(600000, N_("end of the decay; usually max_iters"), _DECAY, unit=N_("iters"), low=0)
     min_lr: float = option(6e-5, N_("final learning rate; usually learning_rate / 10"), _DECAY, low=0)
 
     backend: str = option("nccl", N_("process group; on CPU always gloo"), _DDP, choices=("nccl", "gloo", "mpi"))
     dist_timeout_s: float = option(
-        600.0, N_("give up when another rank has not answered for so long"), _DDP, unit="s", low=1)
+        600.0, N_("give up when another rank has not answered for so long"), _DDP, unit=N_("s"), low=1)
 
     device: str = option("auto", _DEVICE_HELP, _SYSTEM)
     dtype: str = option("auto", _DTYPE_HELP, _SYSTEM, choices=DTYPES)
@@ -90,9 +90,9 @@ class SampleConfig:
     checkpoint: str = option("ckpt.pt", N_("file name of the checkpoint in out_dir"), _SAMPLING)
     start: str = option("\n", N_("prompt; FILE:prompt.txt reads it from a file"), _SAMPLING)
     num_samples: int = option(10, N_("number of samples"), _SAMPLING, low=1)
-    max_new_tokens: int = option(500, N_("length of each sample"), _SAMPLING, unit="tokens", low=1)
+    max_new_tokens: int = option(500, N_("length of each sample"), _SAMPLING, unit=N_("tokens"), low=1)
     temperature: float = option(0.8, N_("below 1 less random, above 1 more; 0: always the likeliest"), _SAMPLING, low=0)
-    top_k: int = option(200, N_("keep the k likeliest tokens; 0: all"), _SAMPLING, unit="tokens", low=0)
+    top_k: int = option(200, N_("keep the k likeliest tokens; 0: all"), _SAMPLING, unit=N_("tokens"), low=0)
     top_p: float = option(1.0, N_("keep the likeliest tokens that hold this much probability"), _SAMPLING,
                           low=0.0001, high=1)
     stop: str = option("", N_("end a sample at this text; a JSON list for several"), _SAMPLING)
@@ -106,18 +106,18 @@ class SampleConfig:
 class BenchConfig:
     """`nanogpt.bench` 的键；形状默认为 GPT-2（124M）。"""
 
-    batch_size: int = option(12, N_("sequences in a micro-batch"), _BENCH, unit="sequences", low=1)
-    block_size: int = option(1024, N_("context length"), _BENCH, unit="tokens", low=1)
+    batch_size: int = option(12, N_("sequences in a micro-batch"), _BENCH, unit=N_("sequences"), low=1)
+    block_size: int = option(1024, N_("context length"), _BENCH, unit=N_("tokens"), low=1)
     n_layer: int = option(12, N_("number of transformer blocks"), _BENCH, low=1)
     n_head: int = option(12, N_("attention heads; n_embd must be a multiple of it"), _BENCH, low=1)
-    n_embd: int = option(768, N_("width of the residual stream"), _BENCH, unit="channels", low=1)
+    n_embd: int = option(768, N_("width of the residual stream"), _BENCH, unit=N_("channels"), low=1)
     bias: bool = option(False, N_("biases in Linear and LayerNorm, as GPT-2 has them"), _BENCH)
     real_data: bool = option(True, N_("batches from the dataset; otherwise random tokens"), _BENCH)
     dataset: str = option("openwebtext", N_("folder below data/ with train.bin and val.bin"), _BENCH)
     seed: int = option(1337, N_("random seed"), _BENCH, low=0)
     warmup_steps: int = option(10, N_("training steps before the clock starts"), _BENCH, low=0)
     num_steps: int = option(20, N_("training steps that are timed"), _BENCH, low=1)
-    sample_tokens: int = option(0, N_("also time sampling of so many tokens; 0: not"), _BENCH, unit="tokens", low=0)
+    sample_tokens: int = option(0, N_("also time sampling of so many tokens; 0: not"), _BENCH, unit=N_("tokens"), low=0)
     profile: bool = option(False, N_("write a trace of a few steps into bench_log/ and print its top"), _BENCH)
     device: str = option("auto", _DEVICE_HELP, _SYSTEM)
     dtype: str = option("auto", _DTYPE_HELP, _SYSTEM, choices=DTYPES)
@@ -139,7 +139,7 @@ def load_config(cls: type[ConfigT], argv: list[str], usage: str, about: str) -> 
         print(format_help(usage, _(about), options))
         raise SystemExit(0)
     values: dict[str, Any] = {}
-    preset = line.preset or _run_to_resume(line.values)
+    preset = line.preset if line.preset is not None else _run_to_resume(line.values)
     if preset is not None:
         path = find_preset(preset)
         for name, (value, where) in read_preset(path, options).items():

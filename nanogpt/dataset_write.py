@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from nanogpt.atomic import DISK_FULL, fsync_dir
 from nanogpt.dataset_meta import write_meta_json, write_meta_pkl
 from nanogpt.errors import BadInput, OutOfResources
 from nanogpt.i18n import _
@@ -86,7 +86,7 @@ def replace_together(folder: Path) -> Iterator[Any]:
             os.fsync(file.fileno())
         for _file, temporary, target in files:
             os.replace(temporary, target)
-        _fsync_folder(folder)
+        fsync_dir(folder)
     except OSError as error:
         raise explain_os_error(error, folder) from error
     finally:
@@ -110,7 +110,7 @@ def _open_temporary(folder: Path, name: str) -> tuple[BinaryIO, Path]:
 
 def explain_os_error(error: OSError, folder: Path) -> BadInput | OutOfResources:
     """往 `folder` 里写时的系统错误，变成能向用户解释的一种。"""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in DISK_FULL:
         free = shutil.disk_usage(folder).free
         what = _("disk full while writing the dataset; {free} MiB are free").format(free=free >> 20)
         return OutOfResources("disk_full", what, str(folder), _("free some space, or write elsewhere with --out DIR"))
@@ -153,12 +153,3 @@ def _sweep(folder: Path) -> None:
         with contextlib.suppress(OSError), open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
-
-
-def _fsync_folder(folder: Path) -> None:
-    """让改名本身也落盘；只 fsync 文件，断电之后目录里可能还是旧名字。"""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,6 +7,7 @@
 import os
 import socket
 import sys
+import time
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import torch.distributed as dist
 
 from nanogpt.errors import UserError
 from nanogpt.i18n import _
+from nanogpt.stopping import die_with_parent
 
 T = TypeVar("T")
 
@@ -44,14 +46,17 @@ class Ranks:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         timeout = timedelta(seconds=timeout_s)
         try:
+            _check_agent()
             dist.init_process_group(backend if is_cuda else "gloo", timeout=timeout)
             self._control = dist.new_group(backend="gloo", timeout=timeout)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             raise UserError("rendezvous_failed", _("the ranks could not connect: {why}").format(
                 why=" ".join(str(error).split())[:200]),
                 f"rank {self.rank} / {self.world_size}, {socket.gethostname()}, "
                 f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
                 _("check that every node was started, and the address and port")) from error
+        # 从这里起由 `is_orphaned` 看着：父进程没了，也要先存下检查点
+        die_with_parent(False)
 
     def is_orphaned(self) -> bool:
         """起我们的 torchrun 已经不在。"""
@@ -84,3 +89,18 @@ class Ranks:
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _check_agent() -> None:
+    """起我们的 torchrun 先开着集合点再起我们；连不上就是它已经死了，而 torch 会一直试到超时。"""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    for wait_s in (0.5, 1.0, 0.0):
+        try:
+            socket.create_connection(address, timeout=10).close()
+            return
+        except ConnectionRefusedError:
+            if not wait_s:
+                raise
+            time.sleep(wait_s)

@@ -4,6 +4,7 @@
 至多三行的答复（什么、在哪、怎么修）与约定的退出码。
 """
 
+import io
 import os
 import sys
 import traceback
@@ -35,7 +36,7 @@ class UserError(Exception):
             lines.append(_("  where: {where}").format(where=self.where))
         if self.hint:
             lines.append(_("  fix: {hint}").format(hint=self.hint))
-        return "\n".join(visible(line) for line in lines)
+        return "\n".join(visible(line, keep="\t") for line in lines)
 
 
 class BadInput(UserError):
@@ -61,6 +62,10 @@ def run_main(main: Callable[[], int], debug: bool = False) -> int:
 
     分布式时每个进程都会遇到同样的坏输入，只由 rank 0 说一次。
     """
+    for stream in (sys.stdout, sys.stderr):
+        # 终端的编码写不出某个字时，换成转义而不是出错
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main()
     except UserError as error:

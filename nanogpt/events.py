@@ -73,9 +73,10 @@ def _last_seq(path: Path) -> tuple[int, bool]:
             tail = file.read(size)
             # 不从文件开头读起时，第一行可能是半行：丢掉。
             lines = tail.split(b"\n")[0 if size == end else 1:]
-            for line in reversed(lines[:-1]):
+            # 末行若只缺换行，补上之后就是一个合法事件，所以它的号也算数
+            for line in reversed(lines):
                 if (fields := parse_line(line)) is not None:
-                    return fields["seq"], bool(lines[-1])
+                    return fields["seq"], not tail.endswith(b"\n")
         return -1, bool(tail) and not tail.endswith(b"\n")
 
 

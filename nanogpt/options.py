@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 from nanogpt.errors import BadInput
 from nanogpt.i18n import LANGUAGES, N_, _
+from nanogpt.text import visible
 
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 _TYPE_NAMES = {bool: N_("true or false"), int: N_("whole number"), float: N_("number"), str: N_("text")}
@@ -70,7 +71,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_key(name: str, known: Iterable[str], where: str) -> BadInput:
-    return BadInput("unknown_key", _("unknown key {key}").format(key=name), where,
+    return BadInput("unknown_key", _("unknown key {key}").format(key=visible(name[:80], keep="")), where,
                     did_you_mean(name, known) or _("--help lists every key"))
 
 
@@ -86,10 +87,18 @@ def coerce(opt: Option, value: Any, where: str) -> Any:
         legal = not ((opt.low is not None and result < opt.low) or (opt.high is not None and result > opt.high)
                      or (opt.below is not None and result >= opt.below))
     if not legal:
-        close = did_you_mean(str(value), opt.choices)
-        raise BadInput("bad_value", _("{key} cannot be {value}").format(key=opt.name, value=repr(value)[:80]), where,
+        close = did_you_mean(value, opt.choices) if isinstance(value, str) else ""
+        raise BadInput("bad_value", _("{key} cannot be {value}").format(key=opt.name, value=_shown(value)), where,
                        _("legal: {legal}").format(legal=opt.legal) + (f"; {close}" if close else ""))
     return result
+
+
+def _shown(value: Any) -> str:
+    """报错里的值。Python 拒绝把几千位的整数写成十进制，那时只说它太大。"""
+    try:
+        return repr(value)[:80]
+    except ValueError:
+        return _("a number that large")
 
 
 def _converted(kind: type, value: Any) -> Any:
@@ -107,7 +116,9 @@ def _converted(kind: type, value: Any) -> Any:
         return None
     try:
         if kind is int:
-            return _whole(value)
+            whole = _whole(value)
+            # torch 与文件格式里的整数是 64 位
+            return whole if whole is not None and abs(whole) < 1 << 63 else None
         number = float(value)
     except (ValueError, OverflowError):
         return None

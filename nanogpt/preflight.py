@@ -79,6 +79,6 @@ def preflight_or_exit(argv: list[str]) -> Job:
         return 0
 
     code = run_main(check, wants_debug(argv))
-    if code:
+    if not jobs:
         sys.exit(code)
     return jobs[0]

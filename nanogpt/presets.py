@@ -53,7 +53,7 @@ def read_about(path: Path) -> dict[str, str]:
     """TOML 预设的标题与说明：`title`、`title_zh`、`description`、`description_zh`；没有则为空。"""
     try:
         about = tomllib.loads(_read_text(path)).get("about", {})
-    except (tomllib.TOMLDecodeError, BadInput):
+    except (ValueError, RecursionError, BadInput):
         return {}
     return {key: value for key, value in about.items() if isinstance(value, str)} if isinstance(about, dict) else {}
 
@@ -76,7 +76,8 @@ def _read_text(path: Path) -> str:
 def _read_toml(text: str, path: Path) -> Values:
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    # 语法错误是 `ValueError` 的一种；几千位的整数则直接抛它
+    except (ValueError, RecursionError) as error:
         raise BadInput("bad_preset", _("not valid TOML: {why}").format(why=error), str(path),
                        _('write key = value; text in "quotes", true and false in lower case')) from error
     document.pop("about", None)
@@ -145,7 +146,11 @@ def _value(node: ast.expr, names: dict[str, Any], used: set[str], where: str) ->
         # 大数的乘方能耗尽内存：一行配置用不到那么大的数。
         if isinstance(node.op, ast.Pow) and (abs(left) > 1e6 or abs(right) > 64):
             raise _refused_line(where)
-        return _BINARY[type(node.op)](left, right)
+        result = _BINARY[type(node.op)](left, right)
+        # 逐行自乘、自加每行翻一倍，几十行就能吃光内存
+        if (isinstance(result, int) and result.bit_length() > 128) or (isinstance(result, str) and len(result) > 4096):
+            raise _refused_line(where)
+        return result
     if isinstance(node, ast.Call) and not node.keywords and isinstance(node.func, (ast.Name, ast.Attribute)):
         called = ast.unparse(node.func)
         if called == "time.time" and not node.args:

@@ -19,6 +19,7 @@ GPT2_SHAPES = {
     "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},   # 774M
     "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},      # 1558M
 }
+HUB_TIMEOUT_S = 5.0
 # OpenAI 用 Conv1D，权重的两轴与 Linear 相反
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
@@ -65,19 +66,49 @@ def load_gpt2(model_type: str) -> tuple[dict[str, Any], "dict[str, Tensor]"]:
     except ImportError as error:
         raise BadInput("transformers_missing", _("loading GPT-2 needs the transformers package"), "",
                        "pip install transformers") from error
-    try:
-        model = GPT2LMHeadModel.from_pretrained(model_type, use_safetensors=None)
-    except (OSError, ValueError, RuntimeError) as error:
-        what = _("cannot load {name}: {why}").format(name=model_type, why=" ".join(str(error).split())[:160])
-        raise BadInput("gpt2_unavailable", what, "", _(
-            "where there is a network: hf download {name} --local-dir ./{name}; then --init_from=./{name}").format(
-                name="gpt2" if model_type not in GPT2_SHAPES else model_type)) from error
+    model, report = _read_weights(GPT2LMHeadModel, model_type)
+    # transformers 只警告一声就把缺的权重随机初始化；那不是这个模型
+    if report["missing_keys"]:
+        raise _not_gpt2(model_type, _("the weights lack {key}").format(key=sorted(report["missing_keys"])[0]))
     state = {}
     for name, tensor in model.state_dict().items():
         # 只是掩码的缓冲区，不是参数
         if not name.endswith((".attn.masked_bias", ".attn.bias")):
             state[name] = tensor.t() if name.endswith(_TRANSPOSED) else tensor
     return args, state
+
+
+def _read_weights(cls: Any, name: str) -> tuple[Any, dict[str, Any]]:
+    """（transformers 的模型, 缺了哪些键之类的报告）。先看本地与缓存，没有才上网。"""
+    from safetensors import SafetensorError
+
+    try:
+        try:
+            return cls.from_pretrained(name, local_files_only=True, output_loading_info=True)
+        except OSError:
+            if name not in GPT2_SHAPES:
+                raise
+            _check_hub(name)
+            return cls.from_pretrained(name, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        what = _("cannot load {name}: {why}").format(name=name, why=" ".join(str(error).split())[:160])
+        if name not in GPT2_SHAPES:
+            raise BadInput("gpt2_unavailable", what, name,
+                           _("use a folder that GPT2LMHeadModel.save_pretrained wrote")) from error
+        raise BadInput("gpt2_unavailable", what, "", _(
+            "where there is a network: hf download {name} --local-dir ./{name}; then --init_from=./{name}").format(
+                name=name)) from error
+
+
+def _check_hub(name: str) -> None:
+    """连一次就知道有没有网；直接下载会重试五次，近半分钟才承认没有。连不上抛 `OSError`。"""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=HUB_TIMEOUT_S)
+    # 网络库各有各的异常，没有共同的基类
+    except Exception as error:
+        raise OSError(_("the Hugging Face hub does not answer: {why}").format(why=error)) from error
 
 
 def _not_gpt2(where: str, why: str) -> BadInput:

@@ -21,10 +21,13 @@ class ProgressBar:
         if not (sys.stdout.isatty() and sys.stderr.isatty()):
             return
         with contextlib.suppress(ImportError):
+            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-                                 TimeRemainingColumn(), auto_refresh=False, transient=True)
+                                 TimeRemainingColumn(), auto_refresh=False, transient=True,
+                                 # 长行照样一行：折断的命令粘贴不了
+                                 console=Console(soft_wrap=True))
             self._task = self._bar.add_task("", total=total, completed=start)
             self._bar.start()
 

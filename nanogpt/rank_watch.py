@@ -27,8 +27,9 @@ class RankWatch(threading.Thread):
         self._ranks, self._warn = ranks, warn
         self._ended = threading.Event()
         # 另开一条连接：主线程可能正占着进程组自己的那条
-        self._store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
-                                    timeout=timedelta(seconds=30))
+        self._store = dist.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
+            timeout=timedelta(seconds=30))
 
     def run(self) -> None:
         heard: dict[int, tuple[bytes, float]] = {}

@@ -5,22 +5,20 @@
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
 import platform
-import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 
+from nanogpt.atomic import DISK_FULL, sweep_temp_files, write_atomic
 from nanogpt.config import TrainConfig, saved_values
 from nanogpt.errors import BadInput, OutOfResources, UserError
 from nanogpt.events import EventWriter
@@ -29,51 +27,8 @@ from nanogpt.options import options_of
 
 CONFIG, RUN, EVENTS, CONSOLE = "config.toml", "run.json", "events.jsonl", "console.log"
 CHECKPOINT, STOP, LOCK, TRACEBACK = "ckpt.pt", "stop", "lock", "traceback.txt"
-TEMP_SUFFIX = ".tmp"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # 锁被占时再试这么多次：查看「谁占着」的一方会把它借走一瞬间，刚拿到它的一方还没写下自己的名字
 _LOCK_TRIES, _LOCK_WAIT_S = 20, 0.02
-
-
-def fsync_dir(folder: Path) -> None:
-    """让刚改的目录项落盘：`rename` 之后必须有这一步，断电才不会退回去。"""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Any]:
-    """写 `path` 的二进制文件对象：写临时文件、fsync、改名、fsync 目录；出错则什么也不留下。"""
-    temp = path.with_name(f"{path.name}.{os.getpid()}{TEMP_SUFFIX}")
-    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temp, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temp)
-        raise
-    fsync_dir(path.parent)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    with atomic_file(path) as file:
-        file.write(text.encode("utf-8", "replace"))
-
-
-def sweep_temp_files(folder: Path) -> None:
-    """清掉上一次死在保存途中留下的临时文件；只在持锁时调用。"""
-    for path in folder.glob(f"*{TEMP_SUFFIX}"):
-        # 只认 `atomic_file` 起的名字，用户自己的 `.tmp` 不动
-        if re.search(rf"\.\d+\{TEMP_SUFFIX}$", path.name):
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 def boot_id() -> str:

@@ -7,10 +7,11 @@
 """
 
 import sys
+import time
 from pathlib import Path
 
 from nanogpt.config import SampleConfig, load_config, wants_debug
-from nanogpt.dataset import check_dataset_name, open_dataset
+from nanogpt.dataset import check_dataset_name, open_dataset, open_folder
 from nanogpt.errors import BadInput, run_main
 from nanogpt.i18n import N_, _
 from nanogpt.prompt import TextStream, read_prompt, read_stops
@@ -75,12 +76,15 @@ def write_sample(prompt: str, model, x, tokenizer: Tokenizer, stops: list[str], 
     # 管道得到原文，终端只得到看得见的字符：模型也可能写出转义序列
     show = visible if sys.stdout.isatty() else str
     sys.stdout.write(show(prompt))
-    stream = TextStream(tokenizer, stops)
+    stream, flushed = TextStream(tokenizer, stops), 0.0
     for _step in range(config.max_new_tokens):
         token = model.next_token(x, config.temperature, config.top_k, config.top_p)
         x = torch.cat((x, token), dim=1)
         sys.stdout.write(show(stream.push(int(token))))
-        sys.stdout.flush()
+        # 人看得出的流畅，每秒二十次就够
+        if (now := time.monotonic()) - flushed > 0.05:
+            sys.stdout.flush()
+            flushed = now
         if stream.is_stopped:
             break
     print(show(stream.finish()))
@@ -96,7 +100,10 @@ def checkpoint_tokenizer(checkpoint: dict) -> Tokenizer:  # type: ignore[type-ar
     vocab_size = checkpoint["model_args"]["vocab_size"]
     if isinstance(name, str):
         try:
-            dataset = open_dataset(check_dataset_name(name))
+            folder = Path("data", check_dataset_name(name))
+            # nanoGPT 只看 meta.pkl 在不在；没有 .bin 也读得了
+            has_meta = any((folder / meta).is_file() for meta in ("meta.json", "meta.pkl"))
+            dataset = open_folder(folder, name) if has_meta else open_dataset(name)
         except BadInput as error:
             # 没有那个目录时与 nanoGPT 一样当作 GPT-2；词表小得不可能是 GPT-2 的，就得有那个目录
             if vocab_size < GPT2Tokenizer.vocab_size:

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -14,6 +15,16 @@ from nanogpt.i18n import _
 
 # torchrun 收到 Ctrl-C 后会再给每个进程发一次信号；隔得这么近的两次算一次
 _SAME_REQUEST_S = 2.0
+
+
+def die_with_parent(is_on: bool) -> None:
+    """父进程（`torchrun`）一死，本进程就被 SIGKILL；只在 Linux 上有效。
+
+    用于开训之前：那时在 C++ 里等着连上别的 rank，看不了旗子，也还没有什么可存。
+    """
+    pr_set_pdeathsig = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL) if is_on else 0, 0, 0, 0)
 
 
 class StopSignals:
@@ -44,4 +55,6 @@ def _say(line: str) -> None:
     """在信号处理里说一行。不用 `print`：它可能正被打断在自己的缓冲里，读者也可能已经不在。"""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
-            os.write(sys.stderr.fileno(), f"{line}\n".encode())
+            fd = sys.stderr.fileno()
+            # 终端上光标正停在进度条那一行
+            os.write(fd, (("\n" if os.isatty(fd) else "") + f"{line}\n").encode())

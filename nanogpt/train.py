@@ -9,6 +9,7 @@
 
 import contextlib
 import math
+import os
 import socket
 import sys
 import time
@@ -16,12 +17,13 @@ import traceback
 from typing import Any
 
 from nanogpt.preflight import Job, preflight_or_exit
-from nanogpt.stopping import StopSignals
+from nanogpt.stopping import StopSignals, die_with_parent
 
 STOP = StopSignals()
 JOB: Job | None = None
 if __name__ == "__main__":
     # 坏输入要在两秒内答复，而导入 torch 就可能要两三秒：先查，再导入。其间来的信号也算数。
+    die_with_parent("RANK" in os.environ)
     JOB = preflight_or_exit(sys.argv[1:])
     STOP.install()
 
@@ -29,13 +31,14 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from nanogpt import device as devices  # noqa: E402
+from nanogpt.atomic import write_atomic  # noqa: E402
 from nanogpt.config import TrainConfig  # noqa: E402
 from nanogpt.distributed import Ranks  # noqa: E402
 from nanogpt.errors import OutOfResources, UserError, run_main  # noqa: E402
 from nanogpt.i18n import _  # noqa: E402
 from nanogpt.progress import ProgressBar  # noqa: E402
 from nanogpt.rank_watch import RankWatch  # noqa: E402
-from nanogpt.rundir import TRACEBACK, write_atomic  # noqa: E402
+from nanogpt.rundir import TRACEBACK  # noqa: E402
 from nanogpt.training import Training, bring_back_best, build, check_finite, save  # noqa: E402
 from nanogpt.wandb_log import start_wandb  # noqa: E402
 
@@ -265,4 +268,11 @@ def main(job: Job) -> int:
 
 if __name__ == "__main__" and JOB is not None:
     checked = JOB
-    sys.exit(run_main(lambda: main(checked), checked.debug))
+    code = run_main(lambda: main(checked), checked.debug)
+    if "RANK" in os.environ:
+        # gloo 的线程还握着 Python 的对象，解释器收尾时会拿不到 GIL 而 abort：该留下的都已落盘，直接走
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)

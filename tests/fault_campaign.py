@@ -106,7 +106,7 @@ def install(spec: dict[str, Any]) -> None:
         return
     if spec["kind"] == "statvfs":
         # 假的剩余空间；测试里填满真的磁盘不体面
-        shutil.disk_usage = lambda path: shutil._ntuple_diskusage(1 << 30, 1 << 30, spec["free"])  # type: ignore
+        shutil.disk_usage = lambda _path: shutil._ntuple_diskusage(1 << 30, 1 << 30, spec["free"])  # type: ignore
         return
     if spec["kind"] == "ignore_sigint":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -114,11 +114,62 @@ def install(spec: dict[str, Any]) -> None:
     if spec["kind"] == "umask":
         os.umask(spec["umask"])
         return
-    import nanogpt.rundir as rundir
+    if spec["kind"] == "stop_file":
+        _stop_at(spec["at"])
+        return
+    if spec["kind"] == "same_batches":
+        _same_batches(spec["folder"])
+        return
+    import nanogpt.atomic as atomic
 
     injector = _Injector(**spec)
     os.open, os.fsync, os.rename = injector.open, injector.fsync, injector.rename  # type: ignore[assignment]
-    rundir.open = injector.open_file  # type: ignore[attr-defined]
+    atomic.open = injector.open_file  # type: ignore[attr-defined]
+
+
+def _stop_at(at: int) -> None:
+    """第 `at` 步开始之前放下停止文件：等在「有没有停止文件」这一问上，好停在说定的那一步。"""
+    import nanogpt.train as train
+    from nanogpt.rundir import STOP
+
+    real = train.get_lr
+
+    def get_lr(config: Any, it: int) -> float:
+        if it == at:
+            Path(config.out_dir, STOP).touch()
+        return real(config, it)
+
+    train.get_lr = get_lr
+
+
+def _same_batches(folder: str) -> None:
+    """第 n 个微批由它在全部 rank 里的号码决定，所以几个 rank 合起来与单进程看到同样的数据；记下裁剪前的梯度。"""
+    import torch
+
+    from nanogpt.training import Training
+
+    drawn = 0
+
+    def next_batch(t: Training) -> Any:
+        nonlocal drawn
+        step, micro = divmod(drawn, t.accumulation)
+        drawn += 1
+        number = (step * t.ranks.world_size + t.ranks.rank) * t.accumulation + micro
+        dice = torch.Generator().manual_seed(number)
+        last = t.batches.dataset.tokens("train") - t.config.block_size
+        t.ix = torch.randint(last, (t.config.batch_size,), generator=dice)
+        return t.batches.load("train", t.ix)
+
+    real, saved = torch.nn.utils.clip_grad_norm_, []
+
+    def clip(parameters: Any, limit: float) -> Any:
+        parameters = list(parameters)
+        saved.append([p.grad.clone() for p in parameters])
+        torch.save(saved, Path(folder) / f"grads-{os.environ.get('RANK', 'single')}.pt")
+        return real(parameters, limit)
+
+    Training.next_batch = next_batch  # type: ignore[method-assign]
+    torch.nn.utils.clip_grad_norm_ = clip  # type: ignore[assignment]
 
 
 def digest(path: Path) -> str:
@@ -233,13 +284,13 @@ def random_kills(server: TrainerServer, cwd: Path, args: tuple[str, ...], kills:
             continue
         saved = load(out / "ckpt.pt")
         assert saved["iter_num"] >= last_iter, f"kill {kill}: went back from {last_iter} to {saved['iter_num']}"
+        said = max((e["iter"] for e in events_of(out) if e["event"] == "checkpoint"), default=0)
+        # 死在改名与记事件之间时，文件比日志新一份；接连如此，就比上一次的文件新一份
+        assert said <= saved["iter_num"] <= max(said, last_iter) + 1, f"kill {kill}: {said}, {saved['iter_num']}"
         last_iter = saved["iter_num"]
-        events = events_of(out)
-        said = [e["iter"] for e in events if e["event"] == "checkpoint"]
-        assert not said or said[-1] <= last_iter <= said[-1] + 1, f"kill {kill}: events say {said[-1]}, not {last_iter}"
         count["with checkpoint"] += 1
         count["with stale temp file"] += any(out.glob("ckpt.pt.*.tmp"))
-        run.log.unlink()
+        run.log.unlink(missing_ok=True)
     # 最后一次不杀：残留的临时文件已清掉，请它停就停
     run = server.start(cwd, *args, "--init_from=resume")
     while len(events_of(out)) < 3 or events_of(out)[-1]["event"] not in ("iter", "checkpoint"):

@@ -71,6 +71,20 @@ def test_from_nothing_to_samples(workspace: Path) -> None:
     assert [event["iter"] for event in read_events(out_dir / "events.jsonl") if event["event"] == "end"][-1] > 31
 
 
+def test_without_any_argument(workspace: Path) -> None:
+    """`make run` 什么参数也不给；小配置来自工作区自己的 `presets/`，它先于随包携带的。"""
+    (workspace / "presets").mkdir()
+    lines = ['dataset = "python_stdlib"', "max_iters = 10", "lr_decay_iters = 10", "warmup_iters = 2"]
+    for flag in TINY:
+        key, _equals, value = flag.removeprefix("--").partition("=")
+        lines.append(f"{key} = {repr(value) if value == 'cpu' else value.lower()}")
+    (workspace / "presets" / "quickstart.toml").write_text("\n".join(lines), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", "workbench"], cwd=workspace, env=ENVIRON, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "iter 10/10 (100%)" in done.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_stops_the_run_with_a_checkpoint(workspace: Path, number: signal.Signals) -> None:
     process = start(workspace, "--max_iters=1000000")

@@ -1,7 +1,6 @@
 """`nanogpt-workbench` 的入口：解析参数，转给 `plot` 或快速上手；用到哪个才导入哪个。"""
 
 import argparse
-import io
 import os
 import sys
 from typing import NoReturn
@@ -59,7 +58,7 @@ def _plot_parser() -> _Parser:
 
 def _chosen_language(arguments: list[str]) -> str | None:
     """在建解析器之前就要知道语言，因为 `--help` 的文字随它变。"""
-    for argument, following in zip(arguments, [*arguments[1:], ""][:len(arguments)], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if argument in ("plot", "--"):
             return None
         value = following if argument == "--lang" else argument.removeprefix("--lang=")
@@ -120,9 +119,6 @@ def _open_app(is_read_only: bool) -> int:
 def main(argv: list[str] | None = None) -> int:
     """命令行入口；返回退出码。"""
     arguments = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     return run_main(lambda: _run(arguments), debug="--debug" in arguments)
 
 

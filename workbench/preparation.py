@@ -13,10 +13,11 @@ import socket
 import subprocess
 from pathlib import Path
 
+from nanogpt.atomic import write_atomic
 from nanogpt.dataset import check_dataset_name
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _, language
-from nanogpt.rundir import boot_id, process_start_time, write_atomic
+from nanogpt.rundir import boot_id, process_start_time
 from nanogpt.text import visible
 from workbench.launch import command_line, prepare_command
 from workbench.stop_run import is_same_process

@@ -11,11 +11,11 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from nanogpt.atomic import write_atomic
 from nanogpt.config import TrainConfig
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _
 from nanogpt.options import options_of
-from nanogpt.rundir import write_atomic
 
 OPTIONS = options_of(TrainConfig)
 

@@ -12,8 +12,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
+from nanogpt.atomic import write_atomic
 from nanogpt.i18n import N_, _
-from nanogpt.rundir import write_atomic
 from nanogpt.text import visible
 from workbench.widgets.lines import LineView, line_of
 
