@@ -1,10 +1,10 @@
-# 目标：run 打开工作台；test 跑全部测试；check 静态检查；locale 重建译文；setup 只安装。
+# 目标：run 打开工作台；test 跑全部测试；check 静态检查；locale 重建译文；keys 重写键的页面；pictures 重拍图；setup 只安装。
 PYTHON ?= python3
 PY := .venv/bin/python
 # 测试并行的进程数；每个进程里 torch 只用一个线程
 JOBS ?= 2
 
-.PHONY: setup run test check locale
+.PHONY: setup run test check locale keys pictures
 
 setup: .venv/.ready
 
@@ -27,3 +27,9 @@ check: setup
 
 locale: setup
 	$(PY) tests/locale_tool.py
+
+keys: setup
+	$(PY) tests/keys_tool.py
+
+pictures: setup
+	$(PY) tests/pictures_tool.py

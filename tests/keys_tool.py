@@ -1,0 +1,117 @@
+"""`make keys`：由各屏的 `BINDINGS` 写出 `docs/keys.md` 与 `docs/keys.zh-CN.md`。
+
+`tests/test_keys.py` 守着：页面与绑定一致。键的说明经过 gettext，所以改了译文之后也要再写一遍。
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from textual.binding import Binding
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from nanogpt.i18n import LANGUAGES, _, language, use_language  # noqa: E402
+from workbench.app import WorkbenchApp  # noqa: E402
+from workbench.screens.confirm import ConfirmScreen  # noqa: E402
+from workbench.screens.help import HelpScreen  # noqa: E402
+from workbench.screens.launch import LaunchScreen  # noqa: E402
+from workbench.screens.monitor import MonitorScreen  # noqa: E402
+from workbench.screens.note import NoteScreen  # noqa: E402
+from workbench.screens.preparing import PreparingScreen  # noqa: E402
+from workbench.screens.runs import RunsScreen  # noqa: E402
+from workbench.screens.sample import SampleScreen  # noqa: E402
+from workbench.widgets.hint_bar import key_name  # noqa: E402
+from workbench.widgets.launch_panes import DatasetPane, MachinePane  # noqa: E402
+from workbench.widgets.option_form import KeyList, OptionForm  # noqa: E402
+
+PAGES = {"en": ROOT / "docs" / "keys.md", "zh": ROOT / "docs" / "keys.zh-CN.md"}
+ARROWS = {"left": "←", "right": "→", "up": "↑", "down": "↓"}
+# （英文标题，中文标题，键的主人，绑定之外要说的话：英文，中文）
+SECTIONS: tuple[tuple[str, str, type, str, str], ...] = (
+    ("Everywhere", "处处可用", WorkbenchApp,
+     "Where one types into a field, letters and `?` are text; F1 and Ctrl+Q (quit) work there too.",
+     "正在往框里打字时，字母与 `?` 就是文字；F1 与 Ctrl+Q（离开）照样有效。"),
+    ("Runs", "运行列表", RunsScreen, "In an empty workspace Enter starts the quick start. In the filter, Enter keeps "
+     "it and Esc drops it.", "空的工作区里回车就是快速开始。在过滤框里，回车保留条件，Esc 丢掉。"),
+    ("Monitor", "监视", MonitorScreen, "In the search field, Enter searches and Esc gives up.",
+     "在搜索框里，回车去找，Esc 放弃。"),
+    ("Launch", "启动", LaunchScreen, "", ""),
+    ("Launch: every list", "启动：各个列表", KeyList,
+     "Arrows, Page Up, Page Down, Home and End work too. Enter chooses the preset, the dataset or the device; on a "
+     "config key it opens the editor, or turns true into false.",
+     "方向键、Page Up、Page Down、Home、End 也行。回车选中预设、数据集或设备；在配置键上则打开编辑，或把真换成假。"),
+    ("Launch: 2 Data", "启动：2 数据", DatasetPane, "", ""),
+    ("Launch: 3 Machine", "启动：3 机器", MachinePane, "Its second half takes the keys of the form below.",
+     "下半部分用的是下面表单的键。"),
+    ("Launch: 4 All keys", "启动：4 全部键", OptionForm, "", ""),
+    ("Sample", "采样", SampleScreen, "Tab and Shift+Tab move between the prompt, the settings and the output.",
+     "Tab 与 Shift+Tab 在提示、参数与输出之间移动。"),
+    ("A note", "笔记", NoteScreen, "Enter saves; an empty note is removed.", "回车保存；空的就删掉。"),
+    ("A question", "询问", ConfirmScreen, "", ""),
+    ("Preparing for the quick start", "为快速开始准备数据", PreparingScreen, "", ""),
+    ("Help", "帮助", HelpScreen, "", ""),
+)
+HEADS = {
+    "en": ("# Keys", "[中文](keys.zh-CN.md)", "Every key of every screen, written by `make keys` from the key bindings "
+           "themselves. In the app, `?` shows those of the screen in view, and Ctrl+P finds each action by its name.",
+           "| keys | name | what it does |"),
+    "zh": ("# 键", "[English](keys.md)", "各屏的全部键，由 `make keys` 从键的绑定生成。在应用里，`?` 列出当前屏的键，"
+           "Ctrl+P 按名字找到每个动作。", "| 键 | 名字 | 作用 |")}
+
+
+def own_bindings(owner: type) -> Iterator[Binding]:
+    """`owner` 与它在工作台里的基类的绑定；Textual 自带的不算。"""
+    for kind in owner.__mro__:
+        if kind.__module__.startswith("workbench."):
+            for binding in kind.__dict__.get("BINDINGS", ()):
+                yield binding if isinstance(binding, Binding) else Binding(*binding)
+
+
+def key_text(key: str) -> str:
+    """键的写法，不随终端变：箭头总写成箭头。"""
+    *modifiers, last = key_name(key).split("+") if key != "plus" else ["+"]
+    return "`" + "+".join([*modifiers, ARROWS.get(last, last)]) + "`"
+
+
+def cell(text: str) -> str:
+    """译文里的 `<`、`|` 在 Markdown 的表里另有含义。"""
+    return text.replace("<", "&lt;").replace("|", "\\|")
+
+
+def table(owner: type) -> list[str]:
+    rows = []
+    for binding in own_bindings(owner):
+        about = _(binding.tooltip) if binding.tooltip else _(binding.description)
+        rows.append(f"| {' '.join(map(key_text, binding.key.split(',')))} | {cell(_(binding.description))} | {cell(about)} |")
+    return rows
+
+
+def page(lang: str) -> str:
+    """一种语言的整页；用完把语言换回去。"""
+    before = language()
+    use_language(lang)
+    try:
+        title, other, intro, head = HEADS[lang]
+        parts = [title, other, intro]
+        for english, chinese, owner, note, note_zh in SECTIONS:
+            parts.append(f"## {english if lang == 'en' else chinese}")
+            if note:
+                parts.append(note if lang == "en" else note_zh)
+            parts.append("\n".join([head, "|---|---|---|", *table(owner)]))
+        return "\n\n".join(parts) + "\n"
+    finally:
+        use_language(before)
+
+
+def main() -> int:
+    for lang in LANGUAGES:
+        PAGES[lang].write_text(page(lang), encoding="utf-8")
+        print(PAGES[lang].relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
