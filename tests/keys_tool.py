@@ -33,7 +33,7 @@ ARROWS = {"left": "←", "right": "→", "up": "↑", "down": "↓"}
 SECTIONS: tuple[tuple[str, str, type, str, str], ...] = (
     ("Everywhere", "处处可用", WorkbenchApp,
      "Where one types into a field, letters and `?` are text; F1 and Ctrl+Q (quit) work there too.",
-     "正在往框里打字时，字母与 `?` 就是文字；F1 与 Ctrl+Q（离开）照样有效。"),
+     "正在往框里打字时，字母与 `?` 就是文字；F1 与 Ctrl+Q（退出）照样有效。"),
     ("Runs", "运行列表", RunsScreen, "In an empty workspace Enter starts the quick start. In the filter, Enter keeps "
      "it and Esc drops it.", "空的工作区里回车就是快速开始。在过滤框里，回车保留条件，Esc 丢掉。"),
     ("Monitor", "监视", MonitorScreen, "In the search field, Enter searches and Esc gives up.",
@@ -49,7 +49,7 @@ SECTIONS: tuple[tuple[str, str, type, str, str], ...] = (
     ("Launch: 4 All keys", "启动：4 全部键", OptionForm, "", ""),
     ("Sample", "采样", SampleScreen, "Tab and Shift+Tab move between the prompt, the settings and the output.",
      "Tab 与 Shift+Tab 在提示、参数与输出之间移动。"),
-    ("A note", "笔记", NoteScreen, "Enter saves; an empty note is removed.", "回车保存；空的就删掉。"),
+    ("A note", "备注", NoteScreen, "Enter saves; an empty note is removed.", "回车保存；空的就删掉。"),
     ("A question", "询问", ConfirmScreen, "", ""),
     ("Preparing for the quick start", "为快速开始准备数据", PreparingScreen, "", ""),
     ("Help", "帮助", HelpScreen, "", ""),
@@ -84,8 +84,8 @@ def cell(text: str) -> str:
 def table(owner: type) -> list[str]:
     rows = []
     for binding in own_bindings(owner):
-        about = _(binding.tooltip) if binding.tooltip else _(binding.description)
-        rows.append(f"| {' '.join(map(key_text, binding.key.split(',')))} | {cell(_(binding.description))} | {cell(about)} |")
+        keys = " ".join(map(key_text, binding.key.split(",")))
+        rows.append(f"| {keys} | {cell(_(binding.description))} | {cell(_(binding.tooltip or binding.description))} |")
     return rows
 
 

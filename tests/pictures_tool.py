@@ -17,7 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
-SIZE = (100, 30)
+# 34 行以上，列表下面才有图
+SIZE = (100, 36)
 # 图里写的工作区
 SHOWN_WORKSPACE = "~/gpt"
 MAX_BYTES = 150_000
