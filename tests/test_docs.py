@@ -16,7 +16,7 @@ READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 PAGES = [*READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "bench": BenchConfig}
 # 不属于配置的选项：各命令共有的、`prepare.py` 的、`nanogpt-workbench` 的、torchrun 的、构建的
-OTHER_FLAGS = {"help", "debug", "lang", "input", "out", "json", "once", "serve", "wheel",
+OTHER_FLAGS = {"help", "debug", "lang", "input", "out", "json", "once", "serve", "wheel", "workspace", "read-only",
                "standalone", "nnodes", "node_rank", "nproc_per_node", "master_addr", "master_port"}
 # 运行时才有的目录
 MADE_BY_RUNS = ("out", "runs/", "data/mine", "data/tale", ".venv", "dist/")
@@ -70,7 +70,7 @@ def test_commands_are_accepted(module: str) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_flag_exists(path: Path) -> None:
     known = {name for config in CONFIGS.values() for name in options_of(config)} | OTHER_FLAGS
-    found = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_]*)", text_of(path))) - {"key", "no", "flag"}
+    found = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]*)", text_of(path))) - {"key", "no-flag", "flag"}
     scripts = set(re.findall(r'"--(\w+)', "".join(map(text_of, (ROOT / "benchmarks").glob("*.py")))))
     assert found - known - scripts == set()
 
@@ -95,7 +95,7 @@ def test_files_of_the_tree_exist(path: Path) -> None:
     assert len(listed) > 30
     assert [row for row in listed if not (ROOT / row).exists()] == []
     modules = {file.relative_to(ROOT).as_posix() for package in ("nanogpt", "workbench")
-               for file in (ROOT / package).glob("*.py") if file.name != "__init__.py"}
+               for file in (ROOT / package).rglob("*.py") if file.name != "__init__.py"}
     assert modules - listed == set(), "add the module to the tables of both READMEs"
 
 
@@ -136,3 +136,15 @@ def test_every_key_of_the_checkpoint_is_described() -> None:
     written = {key.value for key in assigned.keys if isinstance(key, ast.Constant)} | {"model_args", "model_args_extra"}
     for name in ("checkpoint.md", "checkpoint.zh-CN.md"):
         assert set(re.findall(r"^\| `(\w+)` \|", text_of(ROOT / "docs" / name), re.M)) == written
+
+
+def test_pictures_are_in_both_languages_and_self_contained() -> None:
+    """`make pictures` 拍的：不太大，不从网络取东西，不带这里的路径。"""
+    pictures = sorted((ROOT / "docs" / "pictures").glob("*.svg"))
+    english = [path for path in pictures if not path.name.endswith(".zh-CN.svg")]
+    assert len(english) >= 3
+    assert pictures == sorted([*english, *(path.with_suffix(".zh-CN.svg") for path in english)])
+    for path in pictures:
+        text = text_of(path)
+        assert len(text.encode()) < 150_000
+        assert "url(http" not in text and "href=" not in text and str(ROOT) not in text and "/tmp/" not in text
