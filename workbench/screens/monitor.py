@@ -94,6 +94,7 @@ class MonitorScreen(RunActions):
         self.machine = ""
         self.tabs = [DIFFERENCES, LOG, EVENTS_TAB] if len(self.runs) > 1 else [LOG, EVENTS_TAB]
         self.tab_index = 0
+        self.chart = ChartView(id="chart")
         self._load = MachineLoad()
 
     def compose(self) -> ComposeResult:
@@ -101,7 +102,7 @@ class MonitorScreen(RunActions):
         yield LineView(id="status")
         with Vertical(id="body"):
             with Vertical(id="plot"):
-                yield ChartView(id="chart")
+                yield self.chart
                 yield LineView(id="legend")
             with Vertical(id="side"):
                 yield LineView(id="tabs")
@@ -111,7 +112,6 @@ class MonitorScreen(RunActions):
         yield HintBar()
 
     def on_mount(self) -> None:
-        self.chart = self.query_one(ChartView)
         self.chart.look(self.runs, self.view)
         self.set_interval(MACHINE_SECONDS, self._look_at_machine)
         self.run_worker(self._look_at_machine(), group="machine")
@@ -127,7 +127,7 @@ class MonitorScreen(RunActions):
     # ---- 画 ----
 
     def renew(self) -> None:
-        if not self.is_mounted or self.size.width < 10 or not hasattr(self, "chart"):
+        if not self.is_mounted or self.size.width < 10 or not self.query("#legend"):
             return
         # 续训或日志换了之后，仓库里可能已是另一个对象
         known = self.bench.store.runs
