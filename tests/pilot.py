@@ -22,7 +22,7 @@ def drive(workspace: Path, scenario: Scenario, size: tuple[int, int] = (80, 24),
 
     async def body() -> None:
         app = WorkbenchApp(Path(), is_read_only)
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             await until(pilot, lambda: app.is_loaded and app.store.is_loaded)
             await pilot.pause()
             await scenario(app, pilot)

@@ -277,7 +277,7 @@ def test_copy_goes_through_tmux_and_into_a_file(tmp_path: Path, monkeypatch: pyt
     assert "\x1bPtmux;\x1b\x1b]52;c;aGk=\x07\x1b\\" in osc52("hi")
     write_run(tmp_path / "runs" / "alpha")
 
-    async def scenario(app: Any, pilot: Any) -> None:
+    async def scenario(_app: Any, pilot: Any) -> None:
         await see(pilot, "alpha")
         await pilot.press("y")
         await until(pilot, copied_file().is_file)
@@ -340,8 +340,9 @@ def test_keys_answer_while_a_million_events_load(tmp_path: Path, monkeypatch: py
             loaded_s = time.monotonic() - began
             assert any(run.state.iter_count == count for run in app.store.runs.values())
             await pilot.press("j")
-            print(f"\n{count} events in {loaded_s:.1f} s; event loop lag median {sorted(lags)[len(lags) // 2] * 1e3:.0f}"
-                  f" ms, worst {max(lags) * 1e3:.0f} ms")
+            middle = sorted(lags)[len(lags) // 2]
+            print(f"\n{count} events in {loaded_s:.1f} s; event loop lag: median {middle * 1e3:.0f} ms, "
+                  f"worst {max(lags) * 1e3:.0f} ms")
 
     monkeypatch.chdir(tmp_path)
     asyncio.run(body())
