@@ -120,7 +120,8 @@ class MonitorScreen(RunActions):
         return self.runs
 
     async def _look_at_machine(self) -> None:
-        if self.is_active:
+        # 都结束了就不看：空闲时不该有任何字节送往终端
+        if self.is_active and any(not run.has_ended for run in self.runs):
             self.machine = await asyncio.to_thread(self._load.sample)
             self._show_status()
 
@@ -170,7 +171,7 @@ class MonitorScreen(RunActions):
             run = self.runs[0]
             texts = status_lines(run)[1:5]
             lines = [line_of(text, width=width) for text in _paired(texts, width)]
-            if self.machine:
+            if self.machine and not run.has_ended:
                 lines.append(line_of((self.machine, "dim"), width=width))
             lines += [line_of((text, "yellow"), width=width) for text in notice_lines(run)
                       if not text.startswith(_("error: {what}").split("{")[0])]
