@@ -38,12 +38,16 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+# 每行都新建一个解码器要多花三分之一的时间，所以共用一个
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """一行（可含换行）对应的事件；不是合法事件时返回 None，从不抛出异常。"""
     if len(line) > MAX_LINE_BYTES:
         return None
     try:
-        fields = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        fields = _DECODER.decode(line.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict) or not isinstance(fields.get("event"), str):

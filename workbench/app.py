@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from workbench.watched_run import WatchedRun
 
 POLL_SECONDS, REMOTE_POLL_SECONDS = 0.5, 1.0
+SWITCH_SECONDS = 0.001
 
 
 class WorkbenchApp(App[None]):
@@ -208,6 +210,8 @@ class WorkbenchApp(App[None]):
 
 def run_app(is_read_only: bool) -> int:
     """打开应用直到用户离开；返回退出码。"""
+    # 读大日志的线程与界面抢解释器：切得勤一些，按键才不等
+    sys.setswitchinterval(SWITCH_SECONDS)
     app = WorkbenchApp(Path(), is_read_only)
     app.run(mouse=not (app.is_remote or os.environ.get("NANOGPT_NO_MOUSE")))
     return app.return_code or 0

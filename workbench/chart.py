@@ -126,7 +126,7 @@ def draw_curves(curves: Sequence[Curve], view: View, width: int, height: int, *,
 
     drawn: list[tuple[Curve, list[Segment]]] = []
     for curve in curves:
-        segments = reduce_series(*visible_part(curve, view), width)
+        segments = reduce_series(*visible_part(curve, view), width, view.span)
         if segments:
             drawn.append((curve, segments))
     if not drawn:

@@ -72,7 +72,8 @@ def status_lines(run: WatchedRun) -> list[str]:
     params = _("n/a") if state.params is None else short_number(state.params)
     lines = [
         f"{run.name}  [{_(STATUS_WORDS[run.status])}]",
-        _("iter {place}  ETA {eta}").format(place=place(state), eta=duration(state.eta_seconds)),
+        _("iter {place}  ETA {eta}").format(
+            place=place(state), eta=duration(None if run.has_ended else state.eta_seconds)),
         _("train loss {loss}  val loss {val}  best val loss {best}").format(
             loss=figure(state.latest("loss")), val=figure(state.latest("val_loss")),
             best=figure(state.best_val_loss)),

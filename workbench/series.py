@@ -35,9 +35,11 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return smoothed
 
 
-def reduce_series(x: np.ndarray, y: np.ndarray, columns: int) -> list[Segment]:
+def reduce_series(x: np.ndarray, y: np.ndarray, columns: int,
+                  span: tuple[float, float] | None = None) -> list[Segment]:
     """每列至多留首、尾、最小、最大四个点，缺口处断开；返回依次相连的各段。
 
+    `span` 是画布横轴的两端：列按它分，数据变长时旧的点才不会换列；缺省为数据自己的两端。
     代价与点数成线性，一百万点约 0.05 秒；结果至多 `4 * columns` 个点。
     """
     if len(x) and np.any(np.diff(x) < 0):
@@ -47,15 +49,15 @@ def reduce_series(x: np.ndarray, y: np.ndarray, columns: int) -> list[Segment]:
     gap_x, x, y = x[~keep], x[keep], y[keep]
     if len(x) == 0:
         return []
-    span = float(x[-1] - x[0])
-    scale = columns / span if span > 0 else 0.0
-    bins = np.minimum(((x - x[0]) * scale).astype(np.int64), columns - 1)
+    left, right = (float(x[0]), float(x[-1])) if span is None else (min(span[0], x[0]), max(span[1], x[-1]))
+    scale = columns / (right - left) if right > left else 0.0
+    bins = np.minimum(((x - left) * scale).astype(np.int64), columns - 1)
     starts = np.flatnonzero(np.diff(bins, prepend=-1))
     ends = np.append(starts[1:], len(x)) - 1
     points = np.stack([y[starts], np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts), y[ends]], axis=1)
     places = np.stack([x[starts], x[starts], x[ends], x[ends]], axis=1)
     # 缺口只在整列没有可画的点时才看得见，段数因此不超过列数。
-    gap_bins = np.unique(np.floor((gap_x - x[0]) * scale)) if scale else np.empty(0)
+    gap_bins = np.unique(np.floor((gap_x - left) * scale)) if scale else np.empty(0)
     gap_bins = np.setdiff1d(gap_bins, bins[starts])
     cuts = np.unique(np.searchsorted(bins[starts], gap_bins))
     pieces = zip(np.split(places, cuts), np.split(points, cuts), strict=True)

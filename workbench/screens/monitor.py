@@ -94,6 +94,7 @@ class MonitorScreen(RunActions):
         self.machine = ""
         self.tabs = [DIFFERENCES, LOG, EVENTS_TAB] if len(self.runs) > 1 else [LOG, EVENTS_TAB]
         self.tab_index = 0
+        self.chart = ChartView(id="chart")
         self._load = MachineLoad()
 
     def compose(self) -> ComposeResult:
@@ -101,7 +102,7 @@ class MonitorScreen(RunActions):
         yield LineView(id="status")
         with Vertical(id="body"):
             with Vertical(id="plot"):
-                yield ChartView(id="chart")
+                yield self.chart
                 yield LineView(id="legend")
             with Vertical(id="side"):
                 yield LineView(id="tabs")
@@ -111,7 +112,6 @@ class MonitorScreen(RunActions):
         yield HintBar()
 
     def on_mount(self) -> None:
-        self.chart = self.query_one(ChartView)
         self.chart.look(self.runs, self.view)
         self.set_interval(MACHINE_SECONDS, self._look_at_machine)
         self.run_worker(self._look_at_machine(), group="machine")
@@ -120,14 +120,15 @@ class MonitorScreen(RunActions):
         return self.runs
 
     async def _look_at_machine(self) -> None:
-        if self.is_active:
+        # 都结束了就不看：空闲时不该有任何字节送往终端
+        if self.is_active and any(not run.has_ended for run in self.runs):
             self.machine = await asyncio.to_thread(self._load.sample)
             self._show_status()
 
     # ---- 画 ----
 
     def renew(self) -> None:
-        if not self.is_mounted or self.size.width < 10 or not hasattr(self, "chart"):
+        if not self.is_mounted or self.size.width < 10 or not self.query("#legend"):
             return
         # 续训或日志换了之后，仓库里可能已是另一个对象
         known = self.bench.store.runs
@@ -170,7 +171,7 @@ class MonitorScreen(RunActions):
             run = self.runs[0]
             texts = status_lines(run)[1:5]
             lines = [line_of(text, width=width) for text in _paired(texts, width)]
-            if self.machine:
+            if self.machine and not run.has_ended:
                 lines.append(line_of((self.machine, "dim"), width=width))
             lines += [line_of((text, "yellow"), width=width) for text in notice_lines(run)
                       if not text.startswith(_("error: {what}").split("{")[0])]

@@ -114,7 +114,7 @@ class RunsScreen(RunActions):
     def _show_title(self, runs: list[WatchedRun]) -> None:
         live = sum(run.status in LIVE for run in runs)
         where = visible(str(self.bench.workspace.resolve()), keep="")
-        parts = [(" nanogpt-workbench ", "bold reverse"), (f" {where}  ", "")]
+        parts = [(" nanogpt-workbench ", "bold reverse"), ("  ", "")]
         if runs:
             parts.append((_("runs: {count}, live: {live}").format(count=len(runs), live=live), "bold"))
             parts.append((f"  {_(SORTS[self.sort_index])}", "dim"))
@@ -124,6 +124,7 @@ class RunsScreen(RunActions):
             parts.append((f"  /{visible(self.query_text, keep='')}", "bold yellow"))
         if self.bench.is_read_only:
             parts.append(("  " + _("read-only"), "bold reverse"))
+        parts.append((f"  {where}", "dim"))
         self.query_one("#title", LineView).show([line_of(*parts, width=self.size.width)])
 
     def _show_welcome(self, runs: list[WatchedRun]) -> None:
@@ -166,7 +167,8 @@ class RunsScreen(RunActions):
             lines.append(line_of((_("note: {text}").format(text=note), "cyan"), width=width))
         if current.out_dir in self.bench.stop_notes:
             lines.append(line_of((_(self.bench.stop_notes[current.out_dir]), "bold yellow"), width=width))
-        lines += [line_of((text, style), width=width) for text, style in explain(current, 2)]
+        lines += [line_of((part, style), width=width) for text, style in explain(current, 2)
+                  for part in wrap(text, width)[:2]]
         detail.show(lines[:8])
         self._show_preview(current)
 

@@ -56,7 +56,7 @@ def _age(run: WatchedRun) -> str:
 
 
 def _eta(run: WatchedRun) -> str:
-    return "" if run.state.eta_seconds is None else duration(run.state.eta_seconds)
+    return "" if run.has_ended or run.state.eta_seconds is None else duration(run.state.eta_seconds)
 
 
 def _speed(run: WatchedRun) -> str:
