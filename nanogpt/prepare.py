@@ -275,9 +275,13 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("name", metavar="NAME")
     own = parser.parse_args(arguments[:1] or ["--help"])
-    script = find_script(own.name)
+    script, options = find_script(own.name), arguments[1:]
+    has_out = any(option == "--out" or option.startswith("--out=") for option in options)
+    if not has_out and not script.resolve().is_relative_to(Path.cwd()):
+        # 随包携带的脚本：数据属于当前的工作区，不往别处的仓库里写
+        options += ["--out", str(Path("data", script.parent.name))]
     # 脚本像被直接运行那样执行：它自己解析参数，自己以退出码结束（`SystemExit` 从这里穿过去）。
-    sys.argv = [str(script), *arguments[1:]]
+    sys.argv = [str(script), *options]
     runpy.run_path(str(script), run_name="__main__")
     return 0
 

@@ -356,3 +356,14 @@ def test_preparing_again_replaces(tmp_path):
     assert sorted(path.name for path in (tmp_path / "data" / "x").iterdir()) == [
         "meta.json", "meta.pkl", "train.bin", "val.bin",
     ]  # fmt: skip
+
+
+def test_shipped_script_writes_into_the_workspace(tmp_path: Path) -> None:
+    """在别的目录里用随包的脚本：数据进当前目录的 `data/`，仓库里的不动。"""
+    shipped = ROOT / "data" / "python_stdlib" / "meta.json"
+    before = shipped.stat().st_mtime_ns if shipped.exists() else None
+    done = subprocess.run([sys.executable, "-m", "nanogpt.prepare", "python_stdlib"], cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data" / "python_stdlib" / "train.bin").stat().st_size > 0
+    assert (shipped.stat().st_mtime_ns if shipped.exists() else None) == before

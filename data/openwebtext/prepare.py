@@ -209,8 +209,6 @@ def tokenize(splits: dict[str, Any], folder: Path, num_proc: int) -> dict[str, l
         what = _("a tokenizing process was killed, perhaps for want of memory")
         hint = _("run it again to go on, with a smaller --num-proc")
         raise OutOfResources("worker_killed", what, "", hint) from error
-    except OSError as error:
-        raise explain_os_error(error, folder) from error
     finally:
         pool.shutdown(cancel_futures=True)
     return parts
@@ -234,15 +232,11 @@ def tokenize_part(split: str, index: int, count: int, path: Path) -> None:
     """编码一份文档写进 `path`：每篇后面接一个 50256，次序不变。整份写完才有正式的名字。"""
     encoding = _worker["encoding"]
     documents = _worker["splits"][split].shard(num_shards=count, index=index, contiguous=True)
-    try:
-        with replace_together(path.parent) as open_new:
-            file = open_new(path.name)
-            for batch in documents.iter(batch_size=BATCH_DOCUMENTS):
-                ids = [[*encoding.encode_ordinary(text), encoding.eot_token] for text in batch["text"]]
-                file.write(np.concatenate(ids).astype(TOKEN_TYPE).data)
-    except UserError as error:
-        # `UserError` 过不了进程的边界（序列化只留一个参数），原来的系统错误可以。
-        raise error.__cause__ or RuntimeError(error.what) from None
+    with replace_together(path.parent) as open_new:
+        file = open_new(path.name)
+        for batch in documents.iter(batch_size=BATCH_DOCUMENTS):
+            ids = [[*encoding.encode_ordinary(text), encoding.eot_token] for text in batch["text"]]
+            file.write(np.concatenate(ids).astype(TOKEN_TYPE).data)
 
 
 def read_parts(paths: list[Path]) -> Iterator[np.ndarray]:
