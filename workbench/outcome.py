@@ -46,8 +46,14 @@ def _tail(run: WatchedRun, lines: int) -> list[tuple[str, str]]:
     return [("  " + line, "dim") for line in console_tail(run.out_dir, lines).split("\n") if line]
 
 
+def _last_iter(run: WatchedRun) -> int | None:
+    """最后训练的那一步：`end` 记的是下一步的号。"""
+    last, most = run.state.last_iter, run.state.max_iters
+    return last if last is None or most is None else min(last, most)
+
+
 def _finished(run: WatchedRun, _lines: int) -> list[tuple[str, str]]:
-    return [(_("Finished at iteration {iter}. p samples from it; r trains on.").format(iter=run.state.last_iter), GOOD)]
+    return [(_("Finished at iteration {iter}. p samples from it; r trains on.").format(iter=_last_iter(run)), GOOD)]
 
 
 def _stopped(run: WatchedRun, _lines: int) -> list[tuple[str, str]]:

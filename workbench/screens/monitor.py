@@ -54,7 +54,7 @@ class MonitorScreen(RunActions):
         Binding("v", "next_metric", N_("chart"), key_display="1-6", id="monitor.metric",
                 tooltip=N_("the next kind of chart")),
         Binding("x", "x_axis", N_("x axis"), id="monitor.x", tooltip=N_("by iterations, tokens or seconds")),
-        Binding("g", "log_axis", N_("log"), id="monitor.log", tooltip=N_("logarithmic y axis")),
+        Binding("g", "log_axis", N_("log y"), id="monitor.log", tooltip=N_("logarithmic y axis")),
         Binding("m", "smoothing", N_("smooth"), id="monitor.smooth", tooltip=N_("more or less smoothing")),
         Binding("plus,equals_sign", "zoom(0.5)", N_("zoom"), id="monitor.zoom_in", tooltip=N_("zoom in at the cursor")),
         Binding("minus", "zoom(2.0)", N_("zoom out"), show=False, id="monitor.zoom_out", tooltip=N_("zoom out")),
@@ -212,7 +212,7 @@ class MonitorScreen(RunActions):
         view, width = self.view, max(10, self.query_one("#legend").size.width)
         pieces: list[Piece] = [(f" {_(METRICS[view.metric][0])} ", "bold"), (f"/ {_(X_AXES[view.x_axis])}  ", "")]
         if view.is_log:
-            pieces.append((_("log") + "  ", "bold"))
+            pieces.append((_("log y") + "  ", "bold"))
         if self.chart.cursor is not None:
             readout = self.chart.readout()
             pieces.append((f"@{short_number(float(f'{self.chart.cursor:.6g}'))}  ", "bold"))
