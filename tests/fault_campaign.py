@@ -292,8 +292,10 @@ def random_kills(server: TrainerServer, cwd: Path, args: tuple[str, ...], kills:
         count["with stale temp file"] += any(out.glob("ckpt.pt.*.tmp"))
         run.log.unlink(missing_ok=True)
     # 最后一次不杀：残留的临时文件已清掉，请它停就停
+    seen = len(events_of(out))
     run = server.start(cwd, *args, "--init_from=resume")
-    while len(events_of(out)) < 3 or events_of(out)[-1]["event"] not in ("iter", "checkpoint"):
+    # 等它自己的事件，旧的不算：早了，它还没有接管信号
+    while not any(event["event"] in ("iter", "checkpoint") for event in events_of(out)[seen:]):
         time.sleep(0.01)
         assert run.poll() is None, run.output
     run.kill(signal.SIGTERM)
