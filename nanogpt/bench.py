@@ -38,9 +38,7 @@ def main(argv: list[str]) -> int:
 
     device = devices.choose_device(config.device)
     dtype = devices.choose_dtype(config.dtype, device)
-    torch.manual_seed(config.seed)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
+    devices.seed(config.seed)
     if dataset:
         batches = RandomWindows(dataset, config.batch_size, config.block_size, vocab_size, device)
         get_batch: Callable[[], Any] = lambda: batches.load("train", batches.draw("train"))  # noqa: E731

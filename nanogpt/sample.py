@@ -42,9 +42,7 @@ def main(argv: list[str]) -> int:
     from nanogpt.model import GPT
 
     device = devices.choose_device(config.device)
-    torch.manual_seed(config.seed)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
+    devices.seed(config.seed)
     if config.init_from == "resume":
         checkpoint = load_checkpoint(path)
         tokenizer = checkpoint_tokenizer(checkpoint)

@@ -108,9 +108,7 @@ def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
     checkpoint = _checkpoint_to_resume(job, config) if config.init_from == "resume" else None
     ranks.connect(config.backend, device, config.dist_timeout_s)
 
-    torch.manual_seed(config.seed + ranks.rank)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
+    devices.seed(config.seed + ranks.rank)
     raw_model = _initial_model(job, config, checkpoint).to(device)
     config = replace(config, **{key: getattr(raw_model.config, key)
                                 for key in ("n_layer", "n_head", "n_embd", "block_size", "bias")})
