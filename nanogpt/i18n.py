@@ -10,7 +10,7 @@ from pathlib import Path
 
 LANGUAGES = ("en", "zh")
 _CATALOG = {"zh": "zh_CN"}
-_LOCALE_DIRS = {"nanogpt": Path(__file__).parent / "locale"}
+_LOCALE_DIR = Path(__file__).parent / "locale"
 _translation: gettext.NullTranslations = gettext.NullTranslations()
 _language = "en"
 
@@ -45,18 +45,7 @@ def use_language(lang: str) -> None:
     global _translation, _language
     _language = lang if lang in LANGUAGES else "en"
     catalogs = [_CATALOG[_language]] if _language in _CATALOG else []
-    chain: gettext.NullTranslations = gettext.NullTranslations()
-    for domain, folder in _LOCALE_DIRS.items():
-        found = gettext.translation(domain, folder, catalogs, fallback=True)
-        found.add_fallback(chain)
-        chain = found
-    _translation = chain
-
-
-def add_domain(domain: str, folder: Path) -> None:
-    """登记另一个译文目录（工作台有自己的），立即生效。"""
-    _LOCALE_DIRS[domain] = folder
-    use_language(_language)
+    _translation = gettext.translation("nanogpt", _LOCALE_DIR, catalogs, fallback=True)
 
 
 use_language(preferred_language())

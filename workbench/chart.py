@@ -177,13 +177,8 @@ def legend_of(curves: Sequence[Curve]) -> list[tuple[str, int, str]]:
     return [(curve.label, curve.color, curve.marker) for curve in curves if drawable(curve.y).any()]
 
 
-def value_at(runs: Sequence[WatchedRun], view: View, x: float) -> list[tuple[str, float, float]]:
-    """光标处各条线的（图例, 最近一点的横坐标, 值）。"""
-    return values_at(curves_of(runs, view), x)
-
-
 def values_at(curves: Sequence[Curve], x: float) -> list[tuple[str, float, float]]:
-    """同 `value_at`，线已经取好。"""
+    """光标处各条线的（图例, 最近一点的横坐标, 值）。"""
     found: list[tuple[str, float, float]] = []
     for curve in curves:
         keep = np.flatnonzero(drawable(curve.y))

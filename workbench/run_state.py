@@ -77,7 +77,6 @@ class RunState:
         self.resumed_from_iter: int | None = None
         self.last_iter: int | None = None
         self.last_time = _NAN
-        self.start_time = _NAN
         self.sessions = 0
         self.checkpoints: deque[dict[str, Any]] = deque(maxlen=KEPT_RECORDS)
         self.samples: deque[dict[str, Any]] = deque(maxlen=KEPT_RECORDS)
@@ -149,7 +148,6 @@ class RunState:
             self.sessions += 1
             self.resumed_from_iter = resumed
             self._drop_from(resumed or 0)
-            self.start_time = when
         if self._status_before_eval is None or not self.config:
             self.config, self.params, self.tokens_per_iter = config, params, tokens_per_iter
             self.world_size, self.device_name, self.peak_flops = world_size, device_name, peak_flops
