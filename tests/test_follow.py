@@ -9,6 +9,7 @@ import pytest
 
 from nanogpt.events import MAX_LINE_BYTES, EventWriter, encode_event
 from workbench.follow import Follower
+from workbench.iter_event import Event, IterEvent
 from workbench.run_state import RunState
 
 
@@ -16,10 +17,14 @@ def line(seq: int, **fields: object) -> bytes:
     return encode_event({"seq": seq, "time": 1.0 + seq, "event": "iter", "iter": seq, **fields})
 
 
+def seqs_of(events: list[Event]) -> list[int]:
+    return [event.seq if isinstance(event, IterEvent) else event["seq"] for event in events]
+
+
 def drain(follower: Follower, max_bytes: int = 256 * 1024) -> list[int]:
     seqs = []
     while True:
-        seqs += [event["seq"] for event in follower.poll(max_bytes)]
+        seqs += seqs_of(follower.poll(max_bytes))
         if not follower.is_behind:
             return seqs
 
@@ -33,7 +38,7 @@ def test_byte_by_byte_writer_loses_nothing(tmp_path: Path) -> None:
     with open(path, "wb", buffering=0) as file:
         for index in range(len(data)):
             file.write(data[index:index + 1])
-            seqs += [event["seq"] for event in follower.poll()]
+            seqs += seqs_of(follower.poll())
             given = data[:index + 1].count(b"\n")
             assert len(seqs) == given
     assert seqs == list(range(8)) and follower.bad_lines == 0 and not follower.is_missing
@@ -69,8 +74,7 @@ def test_rotation_reads_the_rest_of_the_old_file_first(tmp_path: Path) -> None:
         file.write(line(1))
     path.rename(tmp_path / "old")
     path.write_bytes(line(7))
-    first = [event["seq"] for event in follower.poll()]
-    assert first == [1] and follower.resets == 0 and follower.is_behind
+    assert seqs_of(follower.poll()) == [1] and follower.resets == 0 and follower.is_behind
     assert drain(follower) == [7] and follower.resets == 1
 
 
@@ -149,9 +153,8 @@ def test_seeded_fuzz_keeps_every_valid_neighbour(tmp_path: Path) -> None:
         path.write_bytes(b"".join(parts))
         follower, state = Follower(path), RunState()
         events = follower.poll()
-        for event in events:
-            state.apply_event(event)
-        assert [event["seq"] for event in events if event["seq"] in range(10**6, 10**6 + 9)] == \
+        state.apply_events(events)
+        assert [seq for seq in seqs_of(events) if seq in range(10**6, 10**6 + 9)] == \
             list(range(10**6, 10**6 + good))
         assert len(events) + follower.bad_lines == len(parts)
         follower.close()

@@ -7,9 +7,9 @@
 import os
 import stat
 from pathlib import Path
-from typing import Any
 
-from nanogpt.events import MAX_LINE_BYTES, parse_line
+from nanogpt.events import MAX_LINE_BYTES
+from workbench.iter_event import Event, parse_event
 
 # 文件开头的指纹：原地截断后又写得比原来还长时，大小看不出来，开头看得出来。
 HEAD_BYTES = 64
@@ -41,7 +41,7 @@ class Follower:
         """路径上现在没有可读的文件（还没建、被删或被移走）。"""
         return bool(self.problem)
 
-    def poll(self, max_bytes: int = 256 * 1024) -> list[dict[str, Any]]:
+    def poll(self, max_bytes: int = 256 * 1024) -> list[Event]:
         """至多再读 `max_bytes` 字节，返回其中写完了的合法事件；没有新内容时约花 7 微秒。"""
         self.is_behind = False
         try:
@@ -117,7 +117,7 @@ class Follower:
             os.close(self._fd)
             self._fd = -1
 
-    def _parse(self, data: bytes) -> list[dict[str, Any]]:
+    def _parse(self, data: bytes) -> list[Event]:
         if self._is_discarding:
             cut = data.find(b"\n")
             if cut < 0:
@@ -132,7 +132,7 @@ class Follower:
             lines[0] = bytes(self._carry) + lines[0]
         self._carry = bytearray(lines.pop())
         self._drop_long_carry()
-        events = [event for line in lines if (event := parse_line(line)) is not None]
+        events = [event for line in lines if (event := parse_event(line)) is not None]
         self.bad_lines += len(lines) - len(events)
         return events
 

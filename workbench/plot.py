@@ -93,13 +93,13 @@ def notice_lines(run: WatchedRun) -> list[str]:
         lines.append(_("evaluated at iter {iter}: train loss {train}, val loss {val}").format(
             iter=result["iter"], train=figure(result["train_loss"]), val=figure(result["val_loss"])))
     skipped = run.follower.bad_lines + run.state.ignored_events
-    gaps = int((~drawable(run.state.column("loss"))).sum())
     if run.follower.is_missing and run.state.version:
         lines.append(_("the log cannot be read: {problem}").format(problem=run.follower.problem))
     if run.follower.resets:
         lines.append(_("the log was replaced or truncated; read again from the start"))
-    if gaps:
-        lines.append(_("{count} loss values are not finite; they are gaps in the curve").format(count=gaps))
+    if run.state.gap_count:
+        lines.append(_("{count} loss values are not finite; they are gaps in the curve").format(
+            count=run.state.gap_count))
     if skipped:
         lines.append(_("{count} bad lines in the log were skipped").format(count=skipped))
     if run.state.errors:

@@ -7,10 +7,16 @@
 import math
 from array import array
 from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from statistics import median
 from typing import Any
 
 import numpy as np
+
+from workbench.iter_event import LARGEST_ITER, Event, IterEvent
+from workbench.series import drawable
 
 ITER_FIELDS = ("loss", "lr", "grad_norm", "iter_ms", "tokens_per_second", "mfu", "memory_mib")
 # 物理上不会是负数的量：时钟被拨动时写者可能算出负的，读出时当作缺失。
@@ -19,8 +25,9 @@ END_STATUSES = ("finished", "stopped", "diverged", "failed")
 KEPT_RECORDS = 500
 KEPT_TEXT = 4000
 ETA_WINDOW = 20
-LARGEST_ITER = 2**53
 
+_ITER_COLUMNS = ("iter", "time", *ITER_FIELDS)
+_ROW = attrgetter(*_ITER_COLUMNS)
 _NUMERIC = frozenset((float, int, type(None)))
 _NAN = math.nan
 
@@ -62,7 +69,10 @@ def _count(event: dict[str, Any], name: str) -> int | None:
 
 
 class RunState:
-    """数列用 `column(name)` 取，其余是普通属性；`version` 每个生效的事件加一。"""
+    """数列用 `column(name)` 取，其余是普通属性；`version` 每个生效的事件加一。
+
+    `gap_count`：有多少步的损失画不出来（缺失、非有限、大得离谱）。
+    """
 
     def __init__(self) -> None:
         self.version = 0
@@ -84,51 +94,52 @@ class RunState:
         self.errors: deque[dict[str, Any]] = deque(maxlen=KEPT_RECORDS)
         self.eval_only_results: deque[dict[str, Any]] = deque(maxlen=KEPT_RECORDS)
         self.ranks: dict[int, dict[str, Any]] = {}
-        self._iters = {name: array("d") for name in ("iter", "time", *ITER_FIELDS)}
+        self.gap_count = 0
+        self._iters = {name: array("d") for name in _ITER_COLUMNS}
         self._evals = {name: array("d") for name in ("iter", "time", "train_loss", "val_loss")}
-        self._appends = [self._iters[name].append for name in ITER_FIELDS]
         self._reported_best = _NAN
         self._status_before_eval: str | None = None
         self._handlers = {
-            "start": self._apply_start, "eval": self._apply_eval, "checkpoint": self._apply_checkpoint,
-            "sample": self._apply_sample, "rank": self._apply_rank, "warning": self._apply_warning,
-            "error": self._apply_error, "end": self._apply_end,
+            "start": self._apply_start, "iter": self._apply_iter, "eval": self._apply_eval,
+            "checkpoint": self._apply_checkpoint, "sample": self._apply_sample, "rank": self._apply_rank,
+            "warning": self._apply_warning, "error": self._apply_error, "end": self._apply_end,
         }
 
     # ---- 写 ----
 
-    def apply_event(self, event: dict[str, Any]) -> None:
-        """唯一的写者。不认识的事件跳过；类型不对的不生效，记入 `ignored_events`。"""
-        try:
-            if event["event"] == "iter":
-                self._apply_iter(event)
-            elif (handler := self._handlers.get(event["event"])) is not None:
-                handler(event)
+    def apply_events(self, events: Iterable[Event]) -> None:
+        """依次折叠；相连的 `IterEvent` 整批接到各列上，每个约 0.5 微秒。"""
+        for kind, group in groupby(events, type):
+            if kind is IterEvent:
+                rows = list(map(_ROW, group))
+                self._append_rows(rows)
+                self.version += len(rows)
             else:
-                return
+                for event in group:
+                    self.apply_event(event)  # type: ignore[arg-type]
+
+    def apply_event(self, event: dict[str, Any]) -> None:
+        """一个没有走快路的事件。不认识的跳过；类型不对的不生效，记入 `ignored_events`。"""
+        handler = self._handlers.get(event["event"])
+        if handler is None:
+            return
+        try:
+            handler(event)
         except (_WrongTypeError, OverflowError, KeyError, TypeError):
             self.ignored_events += 1
             return
         self.version += 1
 
+    def _append_rows(self, rows: Sequence[Sequence[float | None]]) -> None:
+        """各行按 `_ITER_COLUMNS` 的次序，已经查过：迭代号是合法的整数，别的是有限的数或 None。"""
+        columns = dict(zip(_ITER_COLUMNS, map(_doubles, zip(*rows, strict=True)), strict=True))
+        for name, values in columns.items():
+            self._iters[name].extend(values)
+        self.gap_count += _gaps(columns["loss"])
+        self.last_iter, self.last_time = int(columns["iter"][-1]), columns["time"][-1]
+
     def _apply_iter(self, event: dict[str, Any]) -> None:
-        # 热路径：每秒要折叠约一百万个，所以先整体查类型再逐列追加。
-        iteration, when, get = event["iter"], event["time"], event.get
-        values = [get(name) for name in ITER_FIELDS]
-        is_typed = type(iteration) is int and _NUMERIC.issuperset(map(type, values))
-        if not is_typed or not 0 <= iteration < LARGEST_ITER:
-            raise _WrongTypeError("iter")
-        count = len(self._iters["iter"])
-        try:
-            for append, value in zip(self._appends, values, strict=True):
-                append(_NAN if value is None else value)
-            self._iters["time"].append(when)
-        except (OverflowError, TypeError):
-            for column in self._iters.values():
-                del column[count:]
-            raise
-        self._iters["iter"].append(iteration)
-        self.last_iter, self.last_time = iteration, when
+        self._append_rows([[_iteration(event), *(_number(event, name) for name in _ITER_COLUMNS[1:])]])
 
     def _apply_start(self, event: dict[str, Any]) -> None:
         config, when = event.get("config"), _number(event, "time")
@@ -162,7 +173,7 @@ class RunState:
             kept = [record for record in records if record["iter"] <= first and first]
             records.clear()
             records.extend(kept)
-        self._reported_best = _NAN
+        self._reported_best, self.gap_count = _NAN, _gaps(self._iters["loss"])
         points = self._iters["iter"]
         self.last_iter = first if first else (int(points[-1]) if points else None)
 
@@ -283,6 +294,14 @@ class RunState:
     def age_seconds(self, now: float) -> float | None:
         """最近一个事件距今多久，从不为负；没有事件时为 None。"""
         return max(0.0, now - self.last_time) if math.isfinite(self.last_time) else None
+
+
+def _doubles(values: Sequence[float | None]) -> "array[float]":
+    return array("d", [_NAN if value is None else value for value in values])
+
+
+def _gaps(losses: "array[float]") -> int:
+    return int(np.count_nonzero(~drawable(np.array(losses))))
 
 
 def _keep(columns: "dict[str, array[float]]", is_kept: np.ndarray) -> None:

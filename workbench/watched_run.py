@@ -103,8 +103,7 @@ class WatchedRun:
                 self.state = RunState()
             if events:
                 with self.lock:
-                    for event in events:
-                        self.state.apply_event(event)
+                    self.state.apply_events(events)
             total += abs(self.follower.offset - start)
             if not self.follower.is_behind or (max_bytes is not None and total >= max_bytes):
                 return
