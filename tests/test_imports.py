@@ -13,8 +13,8 @@ TORCH_FREE = ("nanogpt", "nanogpt.config", "nanogpt.options", "nanogpt.events", 
               "nanogpt.presets", "nanogpt.preflight", "nanogpt.pretrained", "nanogpt.tokenizer", "nanogpt.prompt",
               "nanogpt.text", "nanogpt.errors", "nanogpt.i18n", "nanogpt.shipped", "nanogpt.prepare")
 HEAVY = {"torch", "transformers", "datasets"}
-NOT_FOR_TRAINING = ("tiktoken", "msgspec", "transformers", "datasets", "rich", "textual", "plotext", "wandb", "tqdm", "requests",
-                    "pandas", "huggingface_hub", "safetensors", "httpx")
+NOT_FOR_TRAINING = ("tiktoken", "transformers", "datasets", "rich", "textual", "plotext", "msgspec", "wandb", "tqdm",
+                    "requests", "pandas", "huggingface_hub", "safetensors", "httpx")
 
 
 def modules() -> dict[str, Path]:
