@@ -1,17 +1,22 @@
-"""分词器：字符级与 GPT-2 BPE，文本与 token id 互换；不依赖 torch。
+"""分词器：`char`、`byte`、`gpt2` 与训练出来的 `bpe`，文本与 token id 互换；不依赖 torch。
 
-`to_dict` 的结果写进 `meta.json` 与检查点；训练、采样与工作台再用 `tokenizer_from_dict` 还原。
+四种同一个接口：`kind`、`vocab_size`、`eot_id`（没有文末记号则 None）、`encode`（提示）、`encode_ordinary`（语料）、
+`token_bytes`、`decode`、`to_dict`。`to_dict` 的结果写进 `meta.json` 与检查点；训练、采样、导出与工作台再用
+`tokenizer_from_dict` 还原，所以一个分词器从数据集一直走到采样，只有一条路。
 """
 
+import codecs
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from nanogpt.bpe import END_OF_TEXT, BPETokenizer, check_merges, encode_special, without_surrogates
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _
 
 # `.bin` 文件里一个 id 占一个 uint16，词表不可能更大。
 MAX_VOCAB_SIZE = 1 << 16
+KINDS = ("char", "byte", "gpt2", "bpe")
 # 单个 token 的字符数上限：字符词表里只该有一个，留些余地给别人写的特殊记号。
 MAX_TOKEN_CHARS = 64
 # 词表以外的 id 解码成这个字符，让人看得见而不是崩溃。
@@ -38,6 +43,12 @@ class CharTokenizer:
         if unknown:
             raise self._out_of_vocabulary(text, unknown)
         return [self._ids[char] for char in text]
+
+    encode_ordinary = encode
+
+    def token_bytes(self, token: int) -> bytes:
+        """一个 id 的 UTF-8 字节；词表外的 id 是 U+FFFD 的字节。"""
+        return (self.tokens[token] if 0 <= token < self.vocab_size else REPLACEMENT).encode("utf-8")
 
     def decode(self, ids: Iterable[int]) -> str:
         """`ids` 的文本；词表外的 id 变成 U+FFFD。"""
@@ -69,6 +80,40 @@ def _character_name(char: str) -> str:
     return f" {name}" if name else ""
 
 
+class ByteTokenizer:
+    """UTF-8 的一个字节一个 token，id 就是字节的值；256 是文末记号。任何文本都能编码。"""
+
+    kind = "byte"
+    vocab_size = 257
+    eot_id: int | None = 256
+
+    def encode(self, text: str) -> list[int]:
+        """提示文本的 id；`<|endoftext|>` 当作特殊记号。"""
+        return encode_special(text, self.encode_ordinary, self.eot_id)
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """语料的 id；`<|endoftext|>` 只是普通文字。"""
+        return list(without_surrogates(text).encode("utf-8"))
+
+    def token_bytes(self, token: int) -> bytes:
+        """一个 id 的字节，可以是半个 UTF-8 字符；词表外的 id 是 U+FFFD 的字节。"""
+        if 0 <= token < 256:
+            return bytes([token])
+        return (END_OF_TEXT if token == self.eot_id else REPLACEMENT).encode("utf-8")
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """`ids` 的文本；词表外的 id 与拼不成 UTF-8 的字节变成 U+FFFD。"""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    def to_dict(self) -> dict[str, Any]:
+        """只含 str、int、list 的描述，见 `tokenizer_from_dict`。"""
+        return {"kind": self.kind}
+
+    def library(self) -> Any:
+        """同一分词器的 `tokenizers.Tokenizer`：没有合并的 BPE。给导出用。"""
+        return BPETokenizer([]).library()
+
+
 class GPT2Tokenizer:
     """GPT-2 的 BPE，由 tiktoken 完成；第一次编码或解码时才载入它。
 
@@ -92,11 +137,16 @@ class GPT2Tokenizer:
         ids: list[int] = self._encoding().encode_ordinary(text)
         return ids
 
+    def token_bytes(self, token: int) -> bytes:
+        """一个 id 的字节，可以是半个 UTF-8 字符；词表外的 id 是 U+FFFD 的字节。"""
+        if not 0 <= token < self.vocab_size:
+            return REPLACEMENT.encode("utf-8")
+        found: bytes = self._encoding().decode_single_token_bytes(int(token))
+        return found
+
     def decode(self, ids: Iterable[int]) -> str:
         """`ids` 的文本；词表外的 id（模型的词表常补齐到 50304）与拼不成 UTF-8 的字节变成 U+FFFD。"""
-        encoding = self._encoding()
-        unknown, one = REPLACEMENT.encode(), encoding.decode_single_token_bytes
-        return b"".join(one(i) if 0 <= i < self.vocab_size else unknown for i in ids).decode("utf-8", "replace")
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
     def to_dict(self) -> dict[str, Any]:
         """只含 str、int、list 的描述，见 `tokenizer_from_dict`。"""
@@ -137,7 +187,26 @@ def load_gpt2_encoding() -> Any:
         ) from error
 
 
-Tokenizer = CharTokenizer | GPT2Tokenizer
+Tokenizer = CharTokenizer | ByteTokenizer | GPT2Tokenizer | BPETokenizer
+
+
+class StreamDecoder:
+    """逐个收 token，只给出完整的字符；全部接起来就是 `decode` 的结果。
+
+    每个 token 的代价与已有多少 token 无关，所以可以一直接下去。
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        """收下一个 token，返回新凑成的字符；半个 UTF-8 字符留到下一次。"""
+        return self._decoder.decode(self._tokenizer.token_bytes(token))
+
+    def finish(self) -> str:
+        """不再有 token：还留着的半个字符变成 U+FFFD。"""
+        return self._decoder.decode(b"", True)
 
 
 def tokenizer_from_dict(description: Any) -> Tokenizer:
@@ -148,9 +217,12 @@ def tokenizer_from_dict(description: Any) -> Tokenizer:
     if type(description) is not dict:
         raise _bad(_("the tokenizer description is not a table"))
     kind = description.get("kind")
-    if kind == "gpt2":
+    if kind in ("gpt2", "byte"):
         _refuse_extra_keys(description, {"kind"})
-        return GPT2Tokenizer()
+        return GPT2Tokenizer() if kind == "gpt2" else ByteTokenizer()
+    if kind == "bpe":
+        _refuse_extra_keys(description, {"kind", "merges"})
+        return BPETokenizer(check_merges(description.get("merges"), MAX_VOCAB_SIZE))
     if kind == "char":
         _refuse_extra_keys(description, {"kind", "tokens"})
         return CharTokenizer(check_tokens(description.get("tokens")))

@@ -10,11 +10,12 @@ import pytest
 from trainer_fork import ROOT, clean_env
 
 TORCH_FREE = ("nanogpt", "nanogpt.config", "nanogpt.options", "nanogpt.events", "nanogpt.rundir", "nanogpt.dataset",
-              "nanogpt.presets", "nanogpt.preflight", "nanogpt.pretrained", "nanogpt.tokenizer", "nanogpt.prompt",
-              "nanogpt.text", "nanogpt.errors", "nanogpt.i18n", "nanogpt.shipped", "nanogpt.prepare")
+              "nanogpt.presets", "nanogpt.preflight", "nanogpt.pretrained", "nanogpt.tokenizer", "nanogpt.bpe",
+              "nanogpt.prompt", "nanogpt.text", "nanogpt.errors", "nanogpt.i18n", "nanogpt.shipped", "nanogpt.prepare")
 HEAVY = {"torch", "transformers", "datasets"}
-NOT_FOR_TRAINING = ("tiktoken", "transformers", "datasets", "rich", "textual", "plotext", "msgspec", "wandb", "tqdm",
-                    "requests", "pandas", "huggingface_hub", "safetensors", "httpx")
+NOT_FOR_TRAINING = ("tiktoken", "tokenizers", "charset_normalizer", "pyarrow", "transformers", "datasets", "rich",
+                    "textual", "plotext", "msgspec", "wandb", "tqdm", "requests", "pandas", "huggingface_hub",
+                    "safetensors", "httpx")
 
 
 def modules() -> dict[str, Path]:

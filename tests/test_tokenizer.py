@@ -1,15 +1,25 @@
-"""分词器：往返、越界的字符与 id、敌意的描述。约 3 s。"""
+"""分词器：四种的往返、逐 token 的解码、切开编码、越界的字符与 id、敌意的描述。约 5 s。"""
 
+import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from nanogpt.bpe import BPETokenizer, train_bpe
 from nanogpt.errors import BadInput
-from nanogpt.tokenizer import CharTokenizer, GPT2Tokenizer, tokenizer_from_dict
+from nanogpt.text_cuts import pieces
+from nanogpt.tokenizer import (
+    ByteTokenizer,
+    CharTokenizer,
+    GPT2Tokenizer,
+    StreamDecoder,
+    tokenizer_from_dict,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -98,7 +108,17 @@ def test_gpt2_survives_lone_surrogate():
         [],
         "gpt2",
         {},
+        {"kind": "byte", "tokens": []},
         {"kind": "bpe"},
+        {"kind": "bpe", "merges": "ab"},
+        {"kind": "bpe", "merges": [[97]]},
+        {"kind": "bpe", "merges": [[97, True]]},
+        {"kind": "bpe", "merges": [[97, 256]]},
+        {"kind": "bpe", "merges": [[-1, 97]]},
+        {"kind": "bpe", "merges": [[97, 98], [97, 98]]},
+        {"kind": "bpe", "merges": [[97, 97], *[[i, i] for i in range(256, 300)]]},
+        {"kind": "bpe", "merges": [[i % 256, i // 256] for i in range(65536)]},
+        {"kind": "bpe", "merges": [], "more": 1},
         {"kind": ["gpt2"]},
         {"kind": 10**5000},
         {"kind": "gpt2", "more": 1},
@@ -124,6 +144,118 @@ def test_gpt2_description():
     assert isinstance(tokenizer_from_dict(GPT2Tokenizer().to_dict()), GPT2Tokenizer)
 
 
+HARD_TEXTS = [
+    "", "a", "\n", "\r\n\r", " \u3000\u00a0 \t", "héllo wörld", "中文，标点。换行\n", "😀👩‍👩‍👧é\u0301",
+    "\x00\x1b\x7f\x85", "<|endoftext|>", "it's 'll 123 \uff14\uff15", "\ufeffbom \ufffd", "a" * 5000,
+    "中" * 3000, " " * 3000 + "x", "\U0010ffff",
+]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """在杂文上训练的 BPE；三个字节以上的汉字因此有被合并的，也有没有的。"""
+    return train_bpe(["the quick brown fox " * 50, "春眠不觉晓，处处闻啼鸟。" * 50, "".join(HARD_TEXTS)], 400)
+
+
+def every_kind(trained):
+    text = "".join(HARD_TEXTS)
+    kinds = [CharTokenizer(sorted(set(text))), ByteTokenizer(), trained, BPETokenizer([])]
+    return kinds + ([GPT2Tokenizer()] if (SHARED / "tiktoken_cache").is_dir() else [])
+
+
+@pytest.mark.usefixtures("bpe")
+def test_round_trip_of_every_kind(trained):
+    """语料的往返逐字相同；描述经 JSON 还原后给出同样的 id。"""
+    for tokenizer in every_kind(trained):
+        again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+        assert (again.kind, again.vocab_size, again.eot_id) == (tokenizer.kind, tokenizer.vocab_size, tokenizer.eot_id)
+        for text in [*HARD_TEXTS, "".join(HARD_TEXTS)]:
+            ids = tokenizer.encode_ordinary(text)
+            assert tokenizer.decode(ids) == text and again.encode_ordinary(text) == ids, tokenizer.kind
+            assert all(0 <= i < tokenizer.vocab_size and i != tokenizer.eot_id for i in ids)
+
+
+@pytest.mark.usefixtures("bpe")
+def test_stream_gives_whole_characters(trained):
+    """逐个 token 收，从不给半个字符；全部接起来与一次解码相同，坏字节与词表外的 id 也是。"""
+    text = "".join(HARD_TEXTS)
+    for tokenizer in every_kind(trained):
+        stream, shown = StreamDecoder(tokenizer), []
+        for token in tokenizer.encode_ordinary(text):
+            shown.append(stream.push(token))
+            assert text.startswith("".join(shown)[-50:], max(0, len("".join(shown)) - 50))
+        assert "".join(shown) + stream.finish() == text
+        noise = random.Random(7).choices(range(tokenizer.vocab_size + 3), k=500)
+        stream = StreamDecoder(tokenizer)
+        assert "".join(map(stream.push, noise)) + stream.finish() == tokenizer.decode(noise)
+
+
+def test_bpe_is_what_was_asked_for(trained):
+    assert trained.vocab_size <= 400 and trained.eot_id == trained.vocab_size - 1
+    assert trained.encode("a<|endoftext|>b") == [97, trained.eot_id, 98]
+    assert trained.decode([trained.eot_id]) == "<|endoftext|>"
+    assert len(trained.encode_ordinary("the quick brown fox the")) == 5
+    assert train_bpe(["ab"], 1000).merges == []
+
+
+def test_bpe_training_repeats_itself():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = train_bpe([text], 600)
+    assert first.vocab_size == 600 and train_bpe([text], 600).merges == first.merges
+    assert 2 < len(text) / len(first.encode_ordinary(text)) < 5
+    # 长文本分段交给 `tokenizers`，与整篇相同
+    assert first.library().encode(text).ids == first.encode_ordinary(text)
+
+
+def test_two_merges_may_make_the_same_token():
+    """a+b=256, b+c=257, ab+c=258，a+bc 也是 258。"""
+    tokenizer = BPETokenizer([[97, 98], [98, 99], [256, 99], [97, 257]])
+    assert tokenizer.vocab_size == 260 and tokenizer.token_bytes(258) == b"abc" and tokenizer.eot_id == 259
+    assert tokenizer_from_dict(tokenizer.to_dict()).merges == tokenizer.merges
+
+
+def test_byte_ids_are_bytes():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.encode("é<|endoftext|>") == [0xC3, 0xA9, 256] and tokenizer.vocab_size == 257
+    assert tokenizer.decode([0xC3, 300, 0xA9]) == "\ufffd\ufffd\ufffd"
+    assert tokenizer.library().encode("é中\n").ids == tokenizer.encode("é中\n")
+
+
+def test_lone_surrogates_become_replacement_characters(trained):
+    for tokenizer in (ByteTokenizer(), trained):
+        assert tokenizer.decode(tokenizer.encode("a\ud800b\udc00")) == "a\ufffdb\ufffd"
+
+
+@needs_bpe
+@pytest.mark.usefixtures("bpe")
+def test_pieces_encode_like_the_whole(trained):
+    """在安全的切点切开，各段的 token 接起来就是整篇的。"""
+    chooser = random.Random(1)
+    for alphabet in ("ab 'sl\n\t 12.,", "中文 ，。a\n\r's\u3000\u00a0", "a' \u0301\u200b\x1c\x85é\u0661²\n"):
+        for _round in range(200):
+            text = "".join(chooser.choices(alphabet, k=chooser.randrange(1, 400))) + " x\n"
+            parts = list(pieces(text, 40))
+            assert "".join(parts) == text and all(len(part) <= 40 for part in parts)
+            # 只看两端都安全的：40 个字符里没有切点时只能硬切
+            if all(part[-1:].strip() and nxt[0] in " \n\r" for part, nxt in itertools.pairwise(parts)):
+                for tokenizer in (GPT2Tokenizer(), trained):
+                    whole = tokenizer.encode_ordinary(text)
+                    assert [i for part in parts for i in tokenizer.encode_ordinary(part)] == whole
+
+
+def test_text_without_any_cut_is_cut_hard():
+    assert list(pieces("x" * 100, 30)) == ["x" * 30] * 3 + ["x" * 10]
+    assert list(pieces("中" * 29 + "\r\n", 30)) == ["中" * 29, "\r\n"]
+    assert list(pieces("\n" * 5 + "\r\n" * 2, 6)) == ["\n" * 5, "\r\n\r\n"] and list(pieces("", 5)) == []
+
+
+def test_missing_tokenizers_says_how_to_install():
+    code = "import sys; sys.modules['tokenizers'] = None\nfrom nanogpt.bpe import BPETokenizer\n"
+    code += "from nanogpt.errors import run_main\nsys.exit(run_main(lambda: BPETokenizer([]).encode('a')))"
+    done = run_python(code)
+    assert done.returncode == 2 and "pip install tokenizers" in done.stderr
+
+
 def test_missing_bpe_files_tell_where_to_put_them(tmp_path):
     """没有缓存也没有网络：一个没人听的代理。"""
     code = "from nanogpt.tokenizer import GPT2Tokenizer\nfrom nanogpt.errors import run_main\n"
@@ -142,5 +274,6 @@ def test_missing_tiktoken_says_how_to_install():
 
 def test_nothing_heavy_is_imported():
     code = "import sys, nanogpt.tokenizer, nanogpt.dataset\n"
-    code += "print([m for m in ('torch', 'tiktoken', 'datasets', 'transformers', 'textual') if m in sys.modules])"
+    heavy = ("torch", "tiktoken", "tokenizers", "datasets", "transformers", "textual")
+    code += f"print([m for m in {heavy} if m in sys.modules])"
     assert run_python(code).stdout.strip() == "[]"
