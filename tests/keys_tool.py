@@ -23,6 +23,7 @@ from workbench.screens.note import NoteScreen  # noqa: E402
 from workbench.screens.preparing import PreparingScreen  # noqa: E402
 from workbench.screens.runs import RunsScreen  # noqa: E402
 from workbench.screens.sample import SampleScreen  # noqa: E402
+from workbench.screens.save_preset import SavePresetScreen  # noqa: E402
 from workbench.widgets.hint_bar import key_name  # noqa: E402
 from workbench.widgets.launch_panes import DatasetPane, MachinePane  # noqa: E402
 from workbench.widgets.option_form import KeyList, OptionForm  # noqa: E402
@@ -47,6 +48,9 @@ SECTIONS: tuple[tuple[str, str, type, str, str], ...] = (
     ("Launch: 3 Machine", "启动：3 机器", MachinePane, "Its second half takes the keys of the form below.",
      "下半部分用的是下面表单的键。"),
     ("Launch: 4 All keys", "启动：4 全部键", OptionForm, "", ""),
+    ("Launch: save as a preset", "启动：存为预设", SavePresetScreen,
+     "Enter saves; a second Enter changes a preset that is there already.",
+     "回车保存；同名的已在时，再按一次回车才改它。"),
     ("Sample", "采样", SampleScreen, "Tab and Shift+Tab move between the prompt, the settings and the output.",
      "Tab 与 Shift+Tab 在提示、参数与输出之间移动。"),
     ("A note", "备注", NoteScreen, "Enter saves; an empty note is removed.", "回车保存；空的就删掉。"),

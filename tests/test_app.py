@@ -32,7 +32,9 @@ def _plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_empty_workspace_offers_the_quick_start(tmp_path: Path) -> None:
     async def scenario(app: Any, pilot: Any) -> None:
-        await see(pilot, "No runs here yet", "Press enter")
+        await see(pilot, "No runs here yet", "Press enter", "enter  quick start")
+        # 没有运行时，对运行做的事都不提
+        assert not any(word in screen_text(app) for word in ("filter", "mark", "resume"))
         assert isinstance(app.screen, RunsScreen)
 
     drive(tmp_path, scenario)
@@ -92,6 +94,15 @@ def test_filter_sort_and_help(tmp_path: Path) -> None:
         await until(pilot, lambda: app.screen.problem)
         await pilot.press("escape", "o")
         await see(pilot, "  name")
+        table = app.screen._table
+        assert [run.name for run in table.runs] == ["alpha", "beta"]
+        await pilot.press("O")
+        await see(pilot, "(reversed)")
+        assert [run.name for run in table.runs] == ["beta", "alpha"]
+        # 按配置键排，打字的同时就排好
+        await pilot.press("slash", *"sort:-learning_rate")
+        await until(pilot, lambda: [run.name for run in table.runs] == ["alpha", "beta"])
+        await pilot.press("enter", "escape")
         await pilot.press("question_mark")
         await until(pilot, lambda: isinstance(app.screen, HelpScreen))
         await see(pilot, "open", "mark")

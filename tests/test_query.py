@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from nanogpt.events import EventWriter
-from workbench.query import QueryError, matches
+from workbench.query import QueryError, matches, wanted_order
+from workbench.run_order import ORDERS, ordered, ordered_by
 from workbench.watched_run import WatchedRun
 
 
@@ -67,3 +68,42 @@ def test_foreign_values_never_crash(run: WatchedRun) -> None:
     for query in ("learning_rate>1", "bias:true", "dataset:7", "n_layer>0", "dropout<1", "dataset!=7"):
         assert matches(query, run) in (True, False)
     assert matches("dataset:7", run) and not matches("learning_rate>1", run)
+
+
+def test_tags_and_the_wanted_order(run: WatchedRun) -> None:
+    """标签是备注里 `#` 开头的词；`sort:` 不筛选。"""
+    notes = "a try #Baseline #b"
+    assert matches("tag:baseline tag:#b", run, notes) and not matches("tag:try", run, notes)
+    assert matches("tag!=other", run, notes) and not matches("tag:base", run, notes)
+    assert matches("sort:val_loss", run) and wanted_order("sort:loss quick sort:-n_layer") == "-n_layer"
+    assert wanted_order("quick") == ""
+    with pytest.raises(QueryError, match="did you mean"):
+        wanted_order("sort:vall_loss")
+    with pytest.raises(QueryError, match="missing"):
+        wanted_order("sort:")
+
+
+def test_runs_are_ordered_by_any_key(tmp_path: Path) -> None:
+    """指标、配置键、名字；没有这个值的总在最后，倒着排也一样。"""
+    runs = []
+    for name, loss, layers in (("a", 2.0, 6), ("b", 1.0, 12), ("c", None, 4)):
+        out_dir = tmp_path / name
+        out_dir.mkdir()
+        writer = EventWriter(out_dir / "events.jsonl")
+        writer.emit("start", config={"n_layer": layers}, resumed_from_iter=None, params=1, tokens_per_iter=1,
+                    world_size=1, device_name="CPU", peak_flops=None)
+        if loss is not None:
+            writer.emit("iter", iter=1, loss=loss, lr=1e-4, grad_norm=0.5, iter_ms=1.0, tokens_per_second=1 / loss,
+                        mfu=None, memory_mib=1.0)
+        writer.close()
+        runs.append(WatchedRun(out_dir))
+        runs[-1].refresh()
+
+    def names(found: list[WatchedRun]) -> str:
+        return "".join(run.name for run in found)
+
+    assert names(ordered_by(runs, "loss")) == "bac" and names(ordered_by(runs, "-loss")) == "abc"
+    assert names(ordered_by(runs, "-n_layer")) == "bac" and names(ordered_by(runs, "-name")) == "cba"
+    orders = [title for title, _key in ORDERS]
+    assert names(ordered(runs, orders.index("speed"))) == "bac"
+    assert names(ordered(runs, orders.index("name"), True)) == "cba"

@@ -1,7 +1,7 @@
 """运行列表的查询：`learning_rate>=1e-3 dataset:shakespeare quick` 是三个都要成立的条件。
 
-运行列表调用 `matches`。没有运算符的词在名字与备注里找；`键:值` 与比较认得全部配置键、几个指标、
-`status` 与 `name`。带空格或冒号的词用双引号括起来。
+运行列表调用 `matches` 与 `wanted_order`。没有运算符的词在名字与备注里找；`键:值` 与比较认得全部配置键、
+几个指标、`status`、`name` 与备注里的标签 `tag`；`sort:键` 不筛选，只说按什么排。带空格或冒号的词用双引号括起来。
 """
 
 import math
@@ -29,6 +29,7 @@ TEXTS: dict[str, Callable[[WatchedRun], str]] = {"status": lambda run: run.statu
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge, "<=": operator.le, "!=": operator.ne, ">": operator.gt, "<": operator.lt,
     "=": operator.eq, ":": operator.eq}
+SORT, TAG = "sort", "tag"
 _TERM = re.compile(r'([A-Za-z_]\w*)(>=|<=|!=|[<>=:])("[^"]*"?|\S*)|("[^"]*"?|\S+)')
 
 
@@ -64,13 +65,29 @@ def parse_query(query: str) -> tuple[Term, ...]:
     return tuple(terms)
 
 
+def wanted_order(query: str) -> str:
+    """`sort:键` 里的键，倒着排的以 `-` 开头；没有则空，有几个就听最后一个的。写错时抛出 `QueryError`。"""
+    return next((term.value for term in reversed(parse_query(query)) if term.key == SORT), "")
+
+
+def value_of(key: str, run: WatchedRun) -> Any:
+    """`run` 的指标、配置键、状态或名字；没有则 None。"""
+    if key in METRICS:
+        number = METRICS[key](run)
+        return number if math.isfinite(number) else None
+    return TEXTS[key](run) if key in TEXTS else run.state.config.get(key)
+
+
 def _term(key: str, symbol: str, text: str) -> Term:
-    known = (*TEXTS, *METRICS, *OPTIONS)
-    if key not in known:
-        hint = did_you_mean(key, known)
-        raise QueryError(_("unknown key {key}").format(key=key) + (f"; {hint}" if hint else ""))
+    sortable = (*TEXTS, *METRICS, *OPTIONS)
+    _check_key(key, (SORT, TAG, *sortable))
     if not text:
         raise QueryError(_("a value is missing after {text}").format(text=f"{key}{symbol}"))
+    if key == SORT:
+        _check_key(text.removeprefix("-"), sortable)
+        return Term(SORT, ":", text)
+    if key == TAG:
+        return Term(TAG, symbol, text.removeprefix("#").casefold())
     if key in METRICS:
         return Term(key, symbol, _number(key, text))
     option = OPTIONS.get(key)
@@ -89,6 +106,12 @@ def _term(key: str, symbol: str, text: str) -> Term:
     return Term(key, symbol, _number(key, text))
 
 
+def _check_key(key: str, known: tuple[str, ...]) -> None:
+    if key not in known:
+        hint = did_you_mean(key, known)
+        raise QueryError(_("unknown key {key}").format(key=key) + (f"; {hint}" if hint else ""))
+
+
 def _number(key: str, text: str) -> float:
     try:
         number = float(text)
@@ -102,6 +125,11 @@ def _number(key: str, text: str) -> float:
 def _holds(term: Term, run: WatchedRun, notes: str) -> bool:
     if not term.key:
         return term.value in f"{run.name}\n{notes}".casefold()
+    if term.key == SORT:
+        return True
+    if term.key == TAG:
+        tags = {word.removeprefix("#") for word in notes.casefold().split() if word.startswith("#")}
+        return (term.value in tags) != (term.symbol == "!=")
     if term.key in METRICS:
         number = METRICS[term.key](run)
         return math.isfinite(number) and OPERATORS[term.symbol](number, term.value)

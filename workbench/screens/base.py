@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from workbench.app import WorkbenchApp
     from workbench.watched_run import WatchedRun
 
-WRITING = ("stop", "resume", "kill", "delete", "sample", "new", "clone", "export", "note")
+WRITING = ("stop", "resume", "kill", "delete", "sample", "new", "clone", "export", "note", "quick_start")
 
 
 class WorkbenchScreen(Screen[None]):
@@ -32,7 +32,7 @@ class WorkbenchScreen(Screen[None]):
     # 过滤框不许自己抢走焦点：键都归这一屏
     AUTO_FOCUS = ""
     # 提示栏里从左到右的键（`Binding.id`）；空的就按 `BINDINGS`
-    HINTS: ClassVar[tuple[str, ...]] = ()
+    HINTS: tuple[str, ...] = ()
 
     @property
     def bench(self) -> WorkbenchApp:

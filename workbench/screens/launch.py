@@ -6,14 +6,14 @@
 import asyncio
 import shlex
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Input, Static, TabbedContent, TabPane
+from textual.widgets import Static, TabbedContent, TabPane
 
 from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _
@@ -22,7 +22,7 @@ from workbench.draft import Draft
 from workbench.machine import Device, list_devices
 from workbench.messages import LanguageChanged
 from workbench.preparation import Preparation
-from workbench.preset_file import preset_path, save_preset
+from workbench.screens.save_preset import SavePresetScreen
 from workbench.watched_run import WatchedRun
 from workbench.widgets.figures import figures_text
 from workbench.widgets.hint_bar import HintBar
@@ -46,29 +46,6 @@ TITLES = {"preset": N_("Preset"), "dataset": N_("Data"), "machine": N_("Machine"
 class LaunchScreen(Screen[None]):
     """`preset` 是一开始选中的预设；`clone_of` 则照着那个运行填好。"""
 
-    DEFAULT_CSS = """
-    LaunchScreen #title { height: 1; background: $panel; padding: 0 1; }
-    LaunchScreen #body { height: 1fr; }
-    LaunchScreen TabbedContent { width: 1fr; height: 1fr; }
-    LaunchScreen ContentSwitcher { height: 1fr; }
-    LaunchScreen TabPane { height: 1fr; padding: 0 1; }
-    LaunchScreen KeyList, LaunchScreen KeyList:focus { height: 1fr; border: none; padding: 0; background: transparent;
-                           text-wrap: nowrap; text-overflow: ellipsis; }
-    LaunchScreen .devices, LaunchScreen .devices:focus { height: auto; max-height: 50%; margin-bottom: 1; }
-    LaunchScreen .help { height: auto; max-height: 5; color: $text-muted; }
-    LaunchScreen .log { height: auto; max-height: 60%; border-top: solid $primary; }
-    LaunchScreen #figures { width: 30; padding: 0 1; border-left: solid $primary; }
-    LaunchScreen #command { height: auto; max-height: 5; padding: 0 1; border-top: solid $primary; }
-    LaunchScreen #problem { height: auto; max-height: 4; padding: 0 1; color: $text-error; }
-    LaunchScreen #problem.-note { color: $text-success; }
-    LaunchScreen #name { display: none; }
-    LaunchScreen.-ascii #figures { border-left: ascii $primary; }
-    LaunchScreen.-ascii #command, LaunchScreen.-ascii .log { border-top: ascii $primary; }
-    LaunchScreen.-ascii Underline { display: none; }
-    LaunchScreen.-ascii Tabs { height: 1; }
-    LaunchScreen.-ascii KeyList, LaunchScreen.-ascii KeyList:focus { text-overflow: clip; scrollbar-size: 0 0; }
-    LaunchScreen #name.-open { display: block; }
-    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r,f5", "launch", N_("Start"), id="launch.start", priority=True,
                 tooltip=N_("check everything and start training")),
@@ -90,8 +67,6 @@ class LaunchScreen(Screen[None]):
         self._preparations: dict[str, Preparation] = {}
         self._error: BadInput | None = None
         self._note = ""
-        self._save_name: str | None = None
-        self._overwriting: str | None = None
         self.draft: Draft | None = None
 
     # ---- 生命周期 ----
@@ -121,8 +96,6 @@ class LaunchScreen(Screen[None]):
                         yield self._pane(tab, self.draft)
             yield VerticalScroll(Static(markup=False), id="figures", can_focus=False)
         yield Static(id="problem", markup=False)
-        yield Input(self._save_name or "", placeholder=_("name of the preset; Enter saves, Esc does not"), id="name",
-                    compact=True)
         yield VerticalScroll(Static(markup=False), id="command", can_focus=False)
         yield HintBar()
 
@@ -297,48 +270,22 @@ class LaunchScreen(Screen[None]):
             self.show_plan()
 
     def action_save(self) -> None:
-        """问一个名字；工作区自己的预设就默认存回原处。"""
         if self.is_read_only:
             self._error = read_only_error()
             self.show_plan()
             return
         assert self.draft is not None
-        own = self.draft.workspace / "presets" / f"{self.draft.preset}.toml"
-        box = self.query_one("#name", Input)
-        box.value = self._save_name = self.draft.preset if own.is_file() else ""
-        self._overwriting = None
-        box.add_class("-open")
-        box.focus()
+        self.app.push_screen(SavePresetScreen(self.draft), self._take_saved)
 
-    @on(Input.Submitted, "#name")
-    def save_under(self, event: Input.Submitted) -> None:
-        """已有同名的文件时，再按一次回车才改它。"""
-        event.stop()
-        assert self.draft is not None
-        name = event.value.strip()
-        try:
-            path = preset_path(name, self.draft.workspace)
-            if path.exists() and self._overwriting != name:
-                self._overwriting = name
-                raise BadInput("preset_exists", _("there is already a preset {name}").format(name=name), str(path),
-                               _("Enter again changes it, and keeps its comments; or give another name"))
-            values: dict[str, Any] = self.draft.train.values()
-            values.pop("out_dir")
-            save_preset(name, values, self.draft.workspace)
-        except BadInput as error:
-            self.show_problem(error)
-            return
-        self._close_name()
-        self._error = None
-        self._take_saved(name, path)
-
-    def _take_saved(self, name: str, path: Path) -> None:
+    def _take_saved(self, path: Path | None) -> None:
         """存好的就是现在的预设；改动都在里面了。"""
         assert self.draft is not None
+        if path is None:
+            return
         kept = self.draft.train.edits.get("out_dir")
         try:
             self.draft.train.edits = {}
-            self.draft.choose_preset(name)
+            self.draft.choose_preset(path.stem)
             if kept is not None:
                 self.draft.train.set("out_dir", kept)
         except BadInput as error:
@@ -347,14 +294,5 @@ class LaunchScreen(Screen[None]):
         self._note = _("saved: {file}").format(file=visible(str(path), keep=""))
         self.show_plan()
 
-    def _close_name(self) -> None:
-        self._save_name = None
-        self.query_one("#name", Input).remove_class("-open")
-        self._focus_tab()
-
     def action_close(self) -> None:
-        if self._save_name is not None:
-            self._close_name()
-            self.show_plan()
-        else:
-            self.dismiss()
+        self.dismiss()

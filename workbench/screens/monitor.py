@@ -17,18 +17,13 @@ from textual.widgets import Input
 from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _
 from nanogpt.text import visible
-from workbench.chart import METRICS, X_AXES, View, legend_of
+from workbench.chart import METRICS, X_AXES, View
 from workbench.machine_load import MachineLoad
-from workbench.outcome import explain
-from workbench.plot import duration, figure, notice_lines, progress_line, status_lines
 from workbench.screens.base import RunActions
-from workbench.series import short_number
-from workbench.terminal import cells, wrap
-from workbench.watched_run import STATUS_WORDS
 from workbench.widgets.chart_view import ChartView
 from workbench.widgets.hint_bar import HintBar
 from workbench.widgets.lines import LineView, Piece, line_of
-from workbench.widgets.run_table import STATUS_STYLES
+from workbench.widgets.run_head import legend_line, overlay_block, status_block, title_line
 from workbench.widgets.tail_view import ConsoleTail, TailView, difference_rows, event_rows
 
 if TYPE_CHECKING:
@@ -143,50 +138,14 @@ class MonitorScreen(RunActions):
         self.call_after_refresh(self.renew)
 
     def _show_title(self) -> None:
-        run, width = self.runs[0], self.size.width
-        if len(self.runs) > 1:
-            text = _("{count} runs together").format(count=len(self.runs))
-            self.query_one("#title", LineView).show([line_of((f" {text} ", "bold reverse"), width=width)])
-            return
-        is_stopping = run.out_dir in self.bench.stops
-        status = _("stopping") if is_stopping else _(STATUS_WORDS[run.status])
-        left: list[Piece] = [(f" {run.name} ", "bold reverse"), (" ", ""),
-                             (status, "bold yellow" if is_stopping else STATUS_STYLES[run.status]), ("  ", "")]
-        eta = "" if run.state.eta_seconds is None else _("ETA {eta}").format(eta=duration(run.state.eta_seconds))
-        done = "" if run.state.progress is None else f"{run.state.progress:.0%}"
-        room = width - sum(cells(text) for text, _style in left) - cells(eta) - cells(done) - 4
-        self.query_one("#title", LineView).show([
-            line_of(*left, *self._bar(run.state.progress, min(room, 40)), f" {done}  {eta}", width=width)])
-
-    def _bar(self, share: float | None, width: int) -> list[Piece]:
-        if share is None or width < 6:
-            return []
-        full, rest = ("#", ".") if self.bench.is_ascii else ("━", "─")
-        done = int(share * width)
-        return [(full * done, "green"), (rest * (width - done), "dim")]
+        is_stopping = self.runs[0].out_dir in self.bench.stops
+        self.query_one("#title", LineView).show([title_line(self.runs, self.size.width, is_stopping)])
 
     def _show_status(self) -> None:
-        width, lines = self.size.width, []
-        if len(self.runs) == 1:
-            run = self.runs[0]
-            texts = status_lines(run)[1:5]
-            lines = [line_of(text, width=width) for text in _paired(texts, width)]
-            if self.machine and not run.has_ended:
-                lines.append(line_of((self.machine, "dim"), width=width))
-            lines += [line_of((text, "yellow"), width=width) for text in notice_lines(run)
-                      if not text.startswith(_("error: {what}").split("{")[0])]
-            if run.out_dir in self.bench.stop_notes:
-                lines.append(line_of((_(self.bench.stop_notes[run.out_dir]), "bold yellow"), width=width))
-            lines += [line_of((part, style), width=width) for text, style in explain(run)
-                      for part in wrap(text, width)[:3]]
-        else:
-            for index, run in enumerate(self.runs):
-                letter = chr(ord("a") + index % 26)
-                lines.append(line_of((f" {letter} ", "bold"), (run.name, "bold"), " ",
-                                     (_(STATUS_WORDS[run.status]), STATUS_STYLES[run.status]), "  ",
-                                     progress_line(run.state), width=width))
-        limit = max(4, self.size.height // 3)
-        self.query_one("#status", LineView).show(lines[:limit])
+        width, run = self.size.width, self.runs[0]
+        lines = overlay_block(self.runs, width) if len(self.runs) > 1 else \
+            status_block(run, width, self.machine, self.bench.stop_notes.get(run.out_dir, ""))
+        self.query_one("#status", LineView).show(lines[:max(4, self.size.height // 3)])
 
     def _show_panel(self) -> None:
         tab = self.tabs[self.tab_index]
@@ -209,24 +168,9 @@ class MonitorScreen(RunActions):
 
     @on(ChartView.Drawn)
     def _show_legend(self) -> None:
-        view, width = self.view, max(10, self.query_one("#legend").size.width)
-        pieces: list[Piece] = [(f" {_(METRICS[view.metric][0])} ", "bold"), (f"/ {_(X_AXES[view.x_axis])}  ", "")]
-        if view.is_log:
-            pieces.append((_("log y") + "  ", "bold"))
-        if self.chart.cursor is not None:
-            readout = self.chart.readout()
-            pieces.append((f"@{short_number(float(f'{self.chart.cursor:.6g}'))}  ", "bold"))
-            colors = {curve.label: curve.color for curve in self.chart.curves}
-            for label, _x, value in readout:
-                pieces += [(f"{label} ", f"color({colors[label]})"), (f"{figure(value, '{:.5g}')}  ", "bold")]
-        elif not self.chart.lines:
-            pieces.append((_("nothing to draw yet"), "dim"))
-        else:
-            is_plain = self.bench.is_ascii or self.app.no_color
-            for label, color, marker in legend_of(self.chart.curves):
-                sign = marker * 2 if is_plain else "──"
-                pieces += [(sign, f"color({color})"), (f" {label}  ", "")]
-        self.query_one("#legend", LineView).show([line_of(*pieces, width=width)])
+        legend = self.query_one("#legend", LineView)
+        has_color = not (self.bench.is_ascii or self.app.no_color)
+        legend.show([legend_line(self.chart, max(10, legend.size.width), has_color)])
 
     # ---- 图 ----
 
@@ -339,14 +283,3 @@ class MonitorScreen(RunActions):
             self.bench.say_error(error)
             return
         self.bench.say(_("Written: {files}").format(files=", ".join(str(path) for path in written)), seconds=10.0)
-
-
-def _paired(texts: list[str], width: int) -> list[str]:
-    """短的两行并作一行：80 格里省出行来给图。"""
-    lines: list[str] = []
-    for text in texts:
-        if lines and cells(lines[-1]) + 3 + cells(text) < width:
-            lines[-1] += "   " + text
-        else:
-            lines.append(text)
-    return lines

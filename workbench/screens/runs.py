@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -18,30 +18,33 @@ from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _
 from nanogpt.text import visible
 from workbench.screens.base import RunActions
-from workbench.terminal import wrap
 from workbench.widgets.hint_bar import HintBar
 from workbench.widgets.lines import LineView, line_of
+from workbench.widgets.welcome import welcome_lines
 
 if TYPE_CHECKING:
     from workbench.watched_run import WatchedRun
     from workbench.widgets.run_table import RunTable
 
-LIVE = ("starting", "running", "stalled")
-SORTS = (N_("live first, then newest"), N_("name"), N_("loss"), N_("best val"), N_("progress"))
 TALL_ROWS = 34
+NEED_RUNS = ("open", "filter", "sort", "reverse", "mark", "note", "move", "clear")
 
 
 class RunsScreen(RunActions):
     """列表、过滤、标记；回车打开监视。"""
 
-    HINTS = ("runs.open", "runs.new", "run.stop", "run.resume", "run.sample", "runs.filter", "runs.mark", "app.quit",
-             "runs.sort", "run.clone", "run.delete", "runs.note")
+    RUN_HINTS = ("runs.open", "runs.new", "run.stop", "run.resume", "run.sample", "runs.filter", "runs.mark",
+                 "app.quit", "runs.sort", "run.clone", "run.delete", "runs.note")
+    FIRST_HINTS = ("runs.quick_start", "runs.new", "app.language", "app.palette", "app.quit")
+    HINTS = FIRST_HINTS
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", N_("open"), id="runs.open", tooltip=N_("watch this run, or the marked ones together")),
         Binding("n", "new", N_("new run"), id="runs.new", tooltip=N_("choose a preset and its options, then launch")),
         Binding("slash", "filter", N_("filter"), id="runs.filter",
                 tooltip=N_("show the runs that match, such as: status:running learning_rate>=1e-3 dataset:tiny")),
-        Binding("o", "sort", N_("sort"), id="runs.sort", tooltip=N_("sort by something else")),
+        Binding("o", "sort", N_("sort"), id="runs.sort",
+                tooltip=N_("sort by something else; sort:KEY in the filter takes any metric or config key")),
+        Binding("O", "reverse", N_("reverse"), show=False, id="runs.reverse", tooltip=N_("turn the order round")),
         Binding("space", "mark", N_("mark"), id="runs.mark", tooltip=N_("mark runs to overlay, stop or delete them")),
         Binding("down,j", "move(1)", N_("down"), show=False, id="runs.down", tooltip=N_("next run")),
         Binding("up,k", "move(-1)", N_("up"), show=False, id="runs.up", tooltip=N_("previous run")),
@@ -51,8 +54,9 @@ class RunsScreen(RunActions):
         Binding("g,home", "move(-100000)", N_("first"), show=False, id="runs.first", tooltip=N_("first run")),
         Binding("G,end", "move(100000)", N_("last"), show=False, id="runs.last", tooltip=N_("last run")),
         Binding("l,right", "open", N_("open"), show=False, id="runs.open_right", tooltip=N_("watch this run")),
-        Binding("Q", "quick_start", N_("quick start"), show=False, id="runs.quick_start",
-                tooltip=N_("train a small model on Python's own standard library: no network, no GPU")),
+        Binding("enter,Q", "quick_start", N_("quick start"), show=False, id="runs.quick_start",
+                tooltip=N_("train a small model on Python's own standard library: no network, no GPU; "
+                           "Enter does it where there are no runs yet")),
         Binding("e", "note", N_("note"), show=False, id="runs.note", tooltip=N_("notes and #tags of this run")),
         Binding("escape", "clear", N_("clear"), show=False, id="runs.clear",
                 tooltip=N_("drop the filter and the marks")),
@@ -60,7 +64,7 @@ class RunsScreen(RunActions):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sort_index = 0
+        self.sort_index, self.is_reversed = 0, False
         self.query_text = ""
         self.problem = ""
         self._table: RunTable | None = None
@@ -87,6 +91,13 @@ class RunsScreen(RunActions):
         marked = [runs[folder] for folder in self._table.marked if folder in runs]
         return marked or ([self._table.current] if self._table.current else [])
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """没有运行时，回车归快速开始，对运行做的事都不提。"""
+        has_runs = self.bench.is_loaded and bool(self.bench.store.runs)
+        if (action in NEED_RUNS and not has_runs) or (action == "quick_start" and not self.bench.is_loaded):
+            return False
+        return super().check_action(action, parameters)
+
     # ---- 画 ----
 
     def renew(self) -> None:
@@ -96,11 +107,12 @@ class RunsScreen(RunActions):
         if runs and self._table is None:
             self._mount_table()
             return
+        self.HINTS = self.RUN_HINTS if runs else self.FIRST_HINTS
         self._show_title(runs)
         self._show_welcome(runs)
         if self._table is not None:
             self._table.display = bool(runs)
-            self._table.fill(self._sorted(self._filtered(runs)), set(self.bench.stops))
+            self._table.fill(self._filtered(runs), set(self.bench.stops))
         self._show_detail()
 
     def _mount_table(self) -> None:
@@ -112,65 +124,45 @@ class RunsScreen(RunActions):
         self.call_after_refresh(self.renew)
 
     def _show_title(self, runs: list[WatchedRun]) -> None:
-        live = sum(run.status in LIVE for run in runs)
-        where = visible(str(self.bench.workspace.resolve()), keep="")
-        parts = [(" nanogpt-workbench ", "bold reverse"), ("  ", "")]
+        """要紧的在前，放不下的从右边截去；只读的记号不会被截掉。"""
+        parts = [(" nanogpt-workbench ", "bold reverse")]
+        if self.bench.is_read_only:
+            parts.append((" " + _("read-only") + " ", "bold yellow reverse"))
         if runs:
-            parts.append((_("runs: {count}, live: {live}").format(count=len(runs), live=live), "bold"))
-            parts.append((f"  {_(SORTS[self.sort_index])}", "dim"))
-        if not self.bench.store.is_loaded and runs:
-            parts.append(("  " + _("reading..."), "bold yellow"))
+            from workbench.run_order import LIVE, ORDERS
+
+            live = sum(run.status in LIVE for run in runs)
+            parts.append(("  " + _("runs: {count}, live: {live}").format(count=len(runs), live=live), "bold"))
+            if not self.bench.store.is_loaded:
+                parts.append(("  " + _("reading..."), "bold yellow"))
+            order = _(ORDERS[self.sort_index][0]) + (" " + _("(reversed)") if self.is_reversed else "")
+            parts.append((f"  {order}", "dim"))
         if self.query_text:
             parts.append((f"  /{visible(self.query_text, keep='')}", "bold yellow"))
-        if self.bench.is_read_only:
-            parts.append(("  " + _("read-only"), "bold reverse"))
+        where = visible(str(self.bench.workspace.resolve()), keep="")
         parts.append((f"  {where}", "dim"))
         self.query_one("#title", LineView).show([line_of(*parts, width=self.size.width)])
 
     def _show_welcome(self, runs: list[WatchedRun]) -> None:
         view = self.query_one("#welcome", LineView)
         view.display = not runs
-        if runs:
-            return
-        if not self.bench.is_loaded:
-            view.show([line_of(_("Looking for runs..."))])
-            return
-        texts: list[tuple[str, str]] = [(_("No runs here yet."), "bold"), ("", "")]
-        if not self.bench.is_read_only:
-            texts += [(_("Press enter to train your first model."), "bold green"), ("", ""),
-                      (_("A small GPT learns Python from the source of its standard library: no network, no GPU, a few "
-                         "minutes. Its curve appears here; you can leave at any time (q) and the run goes on."), ""),
-                      ("", ""), (_("n chooses a preset, a dataset and every option instead."), "")]
-        width = max(20, min(76, self.size.width - 6))
-        view.show([line_of((line, style)) for text, style in texts for line in wrap(text, width)])
+        if not runs:
+            view.show(welcome_lines(self.size.width, self.bench.is_loaded, self.bench.is_read_only))
 
     def _show_detail(self) -> None:
         detail = self.query_one("#detail", LineView)
         current = self._table.current if self._table is not None else None
-        detail.display = current is not None or bool(self.problem)
         lines = [line_of((self.problem, "bold red"))] if self.problem else []
-        if current is None:
-            if self.query_text and self._table is not None:
-                detail.display = True
-                lines.append(line_of(_("no run matches; esc drops the filter")))
-            detail.show(lines)
-            return
-        from workbench.outcome import explain
-        from workbench.plot import status_lines
-        from workbench.screens.note import read_note
+        if current is not None:
+            from workbench.widgets.run_detail import MOST_LINES, detail_lines
 
-        width = self.size.width
-        rule = "-" if self.bench.is_ascii else "─"
-        lines.append(line_of((rule * width, "dim")))
-        lines += [line_of(text, width=width) for text in status_lines(current)[1:5]]
-        if note := read_note(current.out_dir):
-            lines.append(line_of((_("note: {text}").format(text=note), "cyan"), width=width))
-        if current.out_dir in self.bench.stop_notes:
-            lines.append(line_of((_(self.bench.stop_notes[current.out_dir]), "bold yellow"), width=width))
-        lines += [line_of((part, style), width=width) for text, style in explain(current, 2)
-                  for part in wrap(text, width)[:2]]
-        detail.show(lines[:8])
-        self._show_preview(current)
+            stop_note = self.bench.stop_notes.get(current.out_dir, "")
+            lines = [*lines, *detail_lines(current, self.size.width, stop_note)][:MOST_LINES]
+            self._show_preview(current)
+        elif self.query_text and self._table is not None:
+            lines.append(line_of(_("no run matches; esc drops the filter")))
+        detail.display = bool(lines)
+        detail.show(lines)
 
     def _show_preview(self, run: WatchedRun) -> None:
         from workbench.chart import View
@@ -185,40 +177,36 @@ class RunsScreen(RunActions):
     # ---- 过滤与排序 ----
 
     def _filtered(self, runs: list[WatchedRun]) -> list[WatchedRun]:
-        self.problem = ""
-        if not self.query_text:
-            return runs
-        from workbench.query import QueryError, matches
+        """合乎条件的，排好了次序；条件写错时全都列出，错处写在下面。"""
+        from workbench.query import QueryError, matches, wanted_order
+        from workbench.run_order import ordered, ordered_by
         from workbench.screens.note import read_note
 
+        self.problem = ""
         try:
-            return [run for run in runs if matches(self.query_text, run, read_note(run.out_dir))]
+            found = [run for run in runs if matches(self.query_text, run, read_note(run.out_dir))] \
+                if self.query_text else runs
+            if key := wanted_order(self.query_text):
+                return ordered_by(found, key)
         except QueryError as error:
             self.problem = visible(str(error), keep="")
-            return runs
-
-    def _sorted(self, runs: list[WatchedRun]) -> list[WatchedRun]:
-        infinity = float("inf")
-
-        def small(value: float) -> float:
-            return value if value == value else infinity
-
-        keys: tuple[Any, ...] = (
-            lambda run: (run.status not in LIVE, -small(run.state.last_time) if run.state.version else 0.0, run.name),
-            lambda run: run.name,
-            lambda run: small(run.state.latest("loss")),
-            lambda run: small(run.state.best_val_loss),
-            lambda run: -(run.state.progress or 0.0))
-        return sorted(runs, key=keys[self.sort_index])
+            found = runs
+        return ordered(found, self.sort_index, self.is_reversed)
 
     def action_sort(self) -> None:
-        self.sort_index = (self.sort_index + 1) % len(SORTS)
-        self.bench.say(_("sorted by: {what}").format(what=_(SORTS[self.sort_index])), seconds=2.0)
+        from workbench.run_order import ORDERS
+
+        self.sort_index = (self.sort_index + 1) % len(ORDERS)
+        self.bench.say(_("sorted by: {what}").format(what=_(ORDERS[self.sort_index][0])), seconds=2.0)
+        self.renew()
+
+    def action_reverse(self) -> None:
+        self.is_reversed = not self.is_reversed
         self.renew()
 
     def action_filter(self) -> None:
         box = self.query_one("#filter", Input)
-        box.placeholder = _("words in the name, status:running, loss<2, learning_rate>=1e-3 ...")
+        box.placeholder = _("words, status:running, loss<2, learning_rate>=1e-3, tag:x, sort:val_loss ...")
         box.value = self.query_text
         box.add_class("-open")
         box.focus()
@@ -267,8 +255,6 @@ class RunsScreen(RunActions):
     def action_open(self) -> None:
         if runs := self.chosen_runs():
             self.bench.open_monitor_of(runs)
-        elif self.bench.is_loaded and not self.bench.store.runs:
-            self.action_quick_start()
 
     # ---- 新的运行 ----
 
