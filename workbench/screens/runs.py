@@ -36,7 +36,7 @@ class RunsScreen(RunActions):
     RUN_HINTS = ("runs.open", "runs.new", "run.stop", "run.resume", "run.sample", "runs.filter", "runs.mark",
                  "app.quit", "runs.sort", "run.clone", "run.delete", "runs.note")
     FIRST_HINTS = ("runs.quick_start", "runs.new", "app.language", "app.palette", "app.quit")
-    HINTS = FIRST_HINTS
+    HINTS: tuple[str, ...] = FIRST_HINTS
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", N_("open"), id="runs.open", tooltip=N_("watch this run, or the marked ones together")),
         Binding("n", "new", N_("new run"), id="runs.new", tooltip=N_("choose a preset and its options, then launch")),
