@@ -43,13 +43,24 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor, int] | None = None) -> Tensor:
+        """`x`：(B, T, C)。`past` 是本层缓存的键、值与其中已有的长度，见 `KVCache`；新的键与值写在其后。"""
         B, T, C = x.size()
         q, k, v = self.c_attn(x).split(C, dim=2)
         q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
         k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
         v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=True)
+        mask, is_causal = None, True
+        if past is not None:
+            keys, values, start = past
+            keys[:, :, start:start + T], values[:, :, start:start + T] = k, v
+            k, v = keys[:, :, :start + T], values[:, :, :start + T]
+            is_causal = start == 0
+            if T > 1 and start > 0:
+                # SDPA 的因果掩码从左上角对齐，而第一个查询要看得见全部 `start` 个旧的键
+                mask = torch.ones(T, start + T, dtype=torch.bool, device=x.device).tril(start)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal,
+                                           dropout_p=self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).contiguous().view(B, T, C)
         return self.resid_dropout(self.c_proj(y))
 
@@ -78,9 +89,22 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor, int] | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), past)
         return x + self.mlp(self.ln_2(x))
+
+
+class KVCache:
+    """生成时算过的键与值，预先占好 `max_tokens` 个位置：每步只写一列，不重新分配。
+
+    124M 的模型在 float32 下每个位置 72 KiB，1024 个位置 72 MiB，每个样本一份。
+    """
+
+    def __init__(self, config: GPTConfig, batch_size: int, max_tokens: int, like: Tensor):
+        """类型与设备同 `like`，通常是模型的一个参数。"""
+        shape = (config.n_layer, batch_size, config.n_head, max_tokens, config.n_embd // config.n_head)
+        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)  # (L, B, nh, T, hs)
+        self.length = 0  # 已有的 token 数，也是下一个 token 的位置
 
 
 class GPT(nn.Module):
@@ -117,20 +141,24 @@ class GPT(nn.Module):
         count = sum(p.numel() for p in self.parameters())
         return count - self.transformer["wpe"].weight.numel() if non_embedding else count
 
-    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, idx: Tensor, targets: Tensor | None = None,
+                cache: KVCache | None = None) -> tuple[Tensor, Tensor | None]:
         """`idx`、`targets`：(B, T) 的 int64，T 不超过 `block_size`；`targets` 为 -1 的位置不计损失。
 
         返回（logits, loss）。给了 `targets` 时 logits 为 (B, T, V)，loss 是以 nat 计的平均交叉熵；
         否则 logits 只有最后一个位置，(B, 1, V)，loss 为 None。
+        给了 `cache` 时 `idx` 接在它已有的 token 之后，位置从 `cache.length` 数起，算出的键与值记入其中。
         """
-        T = idx.size(1)
-        if self.config.block_size < T:
-            raise ValueError(f"sequence of length {T} is longer than block_size {self.config.block_size}")
-        positions = torch.arange(T, dtype=torch.long, device=idx.device)
+        T, start = idx.size(1), 0 if cache is None else cache.length
+        if self.config.block_size < start + T:
+            raise ValueError(f"sequence of length {start + T} is longer than block_size {self.config.block_size}")
+        positions = torch.arange(start, start + T, dtype=torch.long, device=idx.device)
         x = self.transformer["wte"](idx) + self.transformer["wpe"](positions)  # (B, T, C)
         x = self.transformer["drop"](x)
-        for block in self.transformer["h"]:
-            x = block(x)
+        for i, block in enumerate(self.transformer["h"].children()):
+            x = block(x, None if cache is None else (cache.keys[i], cache.values[i], start))
+        if cache is not None:
+            cache.length = start + T
         x = self.transformer["ln_f"](x)
         if targets is None:
             return self.lm_head(x[:, [-1], :]), None
@@ -189,39 +217,13 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
-                 top_p: float | None = None) -> Tensor:
+                 **options: Any) -> Tensor:
         """接着 `idx` (B, T) 逐个采样，返回 (B, T + max_new_tokens)；超出 `block_size` 时只看末尾一段。
 
-        `temperature` 为 0 时总取最可能的；`top_k`、`top_p` 见 `next_token_probs`。先调用 `eval()`。
+        `temperature` 为 0 时总取最可能的；其余选项见 `nanogpt.generation.Choice`。先调用 `eval()`。
         """
-        for _ in range(max_new_tokens):
-            idx = torch.cat((idx, self.next_token(idx, temperature, top_k, top_p)), dim=1)
-        return idx
+        from nanogpt.generation import Choice, generate
 
-    @torch.no_grad()
-    def next_token(self, idx: Tensor, temperature: float = 1.0, top_k: int | None = None,
-                   top_p: float | None = None) -> Tensor:
-        """给 (B, T) 的前文抽下一个 token，(B, 1)。"""
-        logits, _ = self(idx[:, -self.config.block_size:])
-        if temperature == 0:
-            return logits[:, -1, :].argmax(dim=-1, keepdim=True)
-        return torch.multinomial(next_token_probs(logits[:, -1, :], temperature, top_k, top_p), num_samples=1)
-
-
-def next_token_probs(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
-    """(B, V) 的 logits 变成概率：先除以温度，再留最大的 `top_k` 个，再留累计概率到 `top_p` 的那些。
-
-    `top_p` 即 nucleus sampling（Holtzman 等，2020）；两者为 None 或 0 时不限。
-    """
-    logits = logits / temperature
-    if top_k:
-        kth = torch.topk(logits, min(top_k, logits.size(-1))).values[:, [-1]]
-        logits = logits.masked_fill(logits < kth, -float("inf"))
-    probs = F.softmax(logits, dim=-1)
-    if top_p and top_p < 1:
-        ordered, order = probs.sort(dim=-1, descending=True)
-        # 某一项之前的累计概率已达 top_p，它就出局；第一项总在
-        ordered = ordered.masked_fill(ordered.cumsum(dim=-1) - ordered >= top_p, 0.0)
-        probs = torch.zeros_like(probs).scatter(-1, order, ordered)
-        probs = probs / probs.sum(dim=-1, keepdim=True)
-    return probs
+        choice = Choice(temperature=temperature, top_k=top_k or 0, **options)
+        tokens = [token[:, None] for token, _logits in generate(self, idx, max_new_tokens, choice)]
+        return torch.cat([idx, *tokens], dim=1)

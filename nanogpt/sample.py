@@ -69,15 +69,14 @@ def main(argv: list[str]) -> int:
 
 def write_sample(prompt: str, model, x, tokenizer: Tokenizer, stops: list[str], config: SampleConfig) -> None:  # type: ignore[no-untyped-def]
     """打印一个样本：提示，随后每得一个 token 就打印一段。"""
-    import torch
+    from nanogpt.generation import Choice, generate
 
     # 管道得到原文，终端只得到看得见的字符：模型也可能写出转义序列
     show = visible if sys.stdout.isatty() else str
     sys.stdout.write(show(prompt))
     stream, flushed = TextStream(tokenizer, stops), 0.0
-    for _step in range(config.max_new_tokens):
-        token = model.next_token(x, config.temperature, config.top_k, config.top_p)
-        x = torch.cat((x, token), dim=1)
+    choice = Choice(config.temperature, config.top_k, config.top_p)
+    for token, _logits in generate(model, x, config.max_new_tokens, choice):
         sys.stdout.write(show(stream.push(int(token))))
         # 人看得出的流畅，每秒二十次就够
         if (now := time.monotonic()) - flushed > 0.05:

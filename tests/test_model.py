@@ -14,7 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from nanogpt.errors import BadInput
-from nanogpt.model import GPT, GPTConfig, next_token_probs
+from nanogpt.generation import Choice, probabilities
+from nanogpt.model import GPT, GPTConfig
 from nanogpt.pretrained import folder_model_args, gpt2_model_args
 
 SHAPE = {"block_size": 12, "vocab_size": 31, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.0, "bias": True}
@@ -157,9 +158,9 @@ def test_top_p() -> None:
             1.0: [0.1, 0.5, 0.15, 0.25]}
     for top_p, expected in kept.items():
         row = torch.tensor([expected])
-        torch.testing.assert_close(next_token_probs(logits, 1.0, None, top_p), row / row.sum(), atol=1e-6, rtol=0)
+        torch.testing.assert_close(probabilities(logits, Choice(top_p=top_p)), row / row.sum(), atol=1e-6, rtol=0)
     # 先 top_k 再 top_p：剩两个里，头一个占三分之二
-    torch.testing.assert_close(next_token_probs(logits, 1.0, 2, 0.6), torch.tensor([[0.0, 1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(probabilities(logits, Choice(top_k=2, top_p=0.6)), torch.tensor([[0.0, 1.0, 0.0, 0.0]]))
 
 
 def test_mfu() -> None:
