@@ -4,10 +4,7 @@
 """
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-from textual.binding import Binding
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -15,6 +12,7 @@ if str(ROOT) not in sys.path:
 
 from nanogpt.i18n import LANGUAGES, _, language, use_language  # noqa: E402
 from workbench.app import WorkbenchApp  # noqa: E402
+from workbench.keymap import own_bindings  # noqa: E402
 from workbench.screens.confirm import ConfirmScreen  # noqa: E402
 from workbench.screens.help import HelpScreen  # noqa: E402
 from workbench.screens.launch import LaunchScreen  # noqa: E402
@@ -58,20 +56,30 @@ SECTIONS: tuple[tuple[str, str, type, str, str], ...] = (
     ("Preparing for the quick start", "为快速开始准备数据", PreparingScreen, "", ""),
     ("Help", "帮助", HelpScreen, "", ""),
 )
+OWN_KEYS = """
+```toml
+[run]
+stop = "S"
+[monitor]
+zoom_in = ["plus", "z"]
+```
+"""
 HEADS = {
     "en": ("# Keys", "[中文](keys.zh-CN.md)", "Every key of every screen, written by `make keys` from the key bindings "
-           "themselves. In the app, `?` shows those of the screen in view, and Ctrl+P finds each action by its name.",
-           "| keys | name | what it does |"),
+           "themselves. In the app, `?` shows those of the screen in view, and Ctrl+P finds each action by its name."
+           "\n\nKeys of your own: `~/.config/nanogpt-workbench/keys.toml` (under `$XDG_CONFIG_HOME` where that is "
+           "set): a key's id, and the key or keys that it gets instead.\n" + OWN_KEYS + "\n"
+           "`nanogpt-workbench --print-keys` prints a file with every id and its default. A wrong entry (an unknown id "
+           "or key, or a key that another action has) is named when the app opens and in its help, and left out; the "
+           "others hold.",
+           "| keys | name | what it does | id |"),
     "zh": ("# 键", "[English](keys.md)", "各屏的全部键，由 `make keys` 从键的绑定生成。在应用里，`?` 列出当前屏的键，"
-           "Ctrl+P 按名字找到每个动作。", "| 键 | 名字 | 作用 |")}
-
-
-def own_bindings(owner: type) -> Iterator[Binding]:
-    """`owner` 与它在工作台里的基类的绑定；Textual 自带的不算。"""
-    for kind in owner.__mro__:
-        if kind.__module__.startswith("workbench."):
-            for binding in kind.__dict__.get("BINDINGS", ()):
-                yield binding if isinstance(binding, Binding) else Binding(*binding)
+           "Ctrl+P 按名字找到每个动作。\n\n"
+           "自己的键写在 `~/.config/nanogpt-workbench/keys.toml`（设了 `$XDG_CONFIG_HOME` 就在它下面）："
+           "键的编号，以及换成的一个或几个键。\n" + OWN_KEYS + "\n"
+           "`nanogpt-workbench --print-keys` 印出列有全部编号与默认键的一份。写错的一条（不认识的编号或键，"
+           "或别的动作已占的键）在打开应用时与帮助里指出，不算数；别的照用。",
+           "| 键 | 名字 | 作用 | 编号 |")}
 
 
 def key_text(key: str) -> str:
@@ -89,7 +97,8 @@ def table(owner: type) -> list[str]:
     rows = []
     for binding in own_bindings(owner):
         keys = " ".join(map(key_text, binding.key.split(",")))
-        rows.append(f"| {keys} | {cell(_(binding.description))} | {cell(_(binding.tooltip or binding.description))} |")
+        about = cell(_(binding.tooltip or binding.description))
+        rows.append(f"| {keys} | {cell(_(binding.description))} | {about} | `{binding.id}` |")
     return rows
 
 
@@ -104,7 +113,7 @@ def page(lang: str) -> str:
             parts.append(f"## {english if lang == 'en' else chinese}")
             if note:
                 parts.append(note if lang == "en" else note_zh)
-            parts.append("\n".join([head, "|---|---|---|", *table(owner)]))
+            parts.append("\n".join([head, "|---|---|---|---|", *table(owner)]))
         return "\n\n".join(parts) + "\n"
     finally:
         use_language(before)

@@ -19,7 +19,7 @@ CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "bench": BenchConfig}
 OTHER_FLAGS = {"help", "debug", "lang", "input", "out", "json", "once", "serve", "wheel", "workspace", "read-only",
                "standalone", "nnodes", "node_rank", "nproc_per_node", "master_addr", "master_port"}
 # 运行时才有的目录
-MADE_BY_RUNS = ("out", "runs/", "data/mine", "data/tale", ".venv", "dist/")
+MADE_BY_RUNS = ("out", "runs/", "data/mine", "data/tale", ".venv", "dist/", "workbench/keys.toml")
 
 
 def text_of(path: Path) -> str:
@@ -71,7 +71,10 @@ def test_commands_are_accepted(module: str) -> None:
 def test_every_flag_exists(path: Path) -> None:
     known = {name for config in CONFIGS.values() for name in options_of(config)} | OTHER_FLAGS
     found = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]*)", text_of(path))) - {"key", "no-flag", "flag"}
-    scripts = set(re.findall(r'"--(\w+)', "".join(map(text_of, (ROOT / "benchmarks").glob("*.py")))))
+    sources = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "workbench" / "__main__.py"]
+    scripts = set(re.findall(r'"--([\w-]+)', "".join(map(text_of, sources))))
+    # `BooleanOptionalAction` 自己添上的
+    scripts |= {f"no-{name}" for name in scripts}
     assert found - known - scripts == set()
 
 

@@ -41,6 +41,14 @@ def _main_parser() -> _Parser:
                         help=_("the folder with runs/, presets/ and data/ (default: here)"))
     parser.add_argument("--lang", choices=LANGUAGES, help=_("language of the interface"))
     parser.add_argument("--read-only", action="store_true", help=_("start, stop, delete and write nothing"))
+    parser.add_argument("--profile", choices=["auto", "local", "remote"], default="auto",
+                        help=_("remote: fewer redraws, no animation, no mouse; auto: remote over SSH (default)"))
+    parser.add_argument("--mouse", action=argparse.BooleanOptionalAction, default=None,
+                        help=_("take the mouse, or leave it to the terminal's own selection; F2 switches"))
+    parser.add_argument("--ascii", action=argparse.BooleanOptionalAction, default=None,
+                        help=_("draw with plain ASCII characters only"))
+    parser.add_argument("--print-keys", action="store_true",
+                        help=_("print a keys.toml with every key, to change what you like, and exit"))
     parser.add_argument("--debug", action="store_true", help=_("show the traceback of an error"))
     parser.add_argument("command", nargs="?", choices=["plot"], help=_("draw runs instead of opening the workbench"))
     return parser
@@ -85,6 +93,7 @@ def _run(arguments: list[str]) -> int:
                 if argument in ("plot", "--") and arguments[index - 1:index] != ["--workspace"]), len(arguments))
     is_plot = arguments[cut:cut + 1] == ["plot"]
     options = _main_parser().parse_args(arguments[:cut])
+    _set_terminal(options)
     if is_plot:
         from workbench.plot import run_plot
 
@@ -92,6 +101,11 @@ def _run(arguments: list[str]) -> int:
         _enter(options.workspace)
         return run_plot(plot_options.runs, plot_options.json, plot_options.once)
     _enter(options.workspace)
+    if options.print_keys:
+        from workbench.keymap import sample
+
+        print(sample(), end="")
+        return 0
     is_live = sys.stdin.isatty() and sys.stdout.isatty()
     # `--` 之后有训练器的参数，就是要直接跑快速上手
     if is_live and len(arguments) <= cut + 1:
@@ -106,8 +120,20 @@ def _run(arguments: list[str]) -> int:
     return quickstart(arguments[cut + 1:], period_seconds=2.0 if is_live else 10.0)
 
 
+def _set_terminal(options: argparse.Namespace) -> None:
+    """`workbench.terminal` 读这些环境变量：从哪里问都是一个答案。"""
+    if options.profile != "auto":
+        os.environ["NANOGPT_PROFILE"] = options.profile
+    if options.mouse is not None:
+        os.environ["NANOGPT_MOUSE"] = str(int(options.mouse))
+    if options.ascii is not None:
+        os.environ["NANOGPT_ASCII"] = str(int(options.ascii))
+
+
 def _open_app(is_read_only: bool) -> int:
-    if os.environ.get("SSH_CONNECTION"):
+    from workbench.terminal import is_remote
+
+    if is_remote():
         # Textual 在导入时读这两个
         os.environ.setdefault("TEXTUAL_FPS", "10")
         os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")

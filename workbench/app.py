@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +21,7 @@ from nanogpt.text import visible
 from workbench.messages import LanguageChanged, RunsUpdated
 from workbench.poller import Poller
 from workbench.screens.runs import RunsScreen
-from workbench.terminal import is_ascii_only, is_remote
+from workbench.terminal import is_ascii_only, is_remote, wants_mouse
 from workbench.widgets.hint_bar import bindings_of
 
 if TYPE_CHECKING:
@@ -49,25 +49,50 @@ class WorkbenchApp(App[None]):
                 tooltip=N_("switch the language of the interface")),
         Binding("ctrl+p", "command_palette", N_("commands"), show=False, id="app.palette", priority=True,
                 tooltip=N_("search every action of this screen")),
+        Binding("f2", "switch_mouse", N_("mouse"), show=False, id="app.mouse", priority=True,
+                tooltip=N_("mouse on or off; while it is off the terminal's own selection works")),
+        Binding("f3", "switch_profile", N_("sparing"), show=False, id="app.profile", priority=True,
+                tooltip=N_("fewer redraws for a slow line; on by itself over SSH")),
         Binding("ctrl+t", "change_theme", N_("theme"), show=False, id="app.theme", tooltip=N_("choose the colours")),
     ]
 
     def __init__(self, workspace: Path, is_read_only: bool = False):
         super().__init__()
         self.workspace, self.is_read_only = workspace, is_read_only
-        self.is_remote, self.is_ascii = is_remote(), is_ascii_only()
+        self.is_remote, self.is_ascii, self.has_mouse = is_remote(), is_ascii_only(), wants_mouse()
+        self.key_problems: list[str] = []
         self.stops: dict[Path, StopEscalation] = {}
         self.stop_notes: dict[Path, str] = {}
-        self.poller = Poller(workspace, self.post_message, REMOTE_POLL_SECONDS if self.is_remote else POLL_SECONDS)
+        self.poller = Poller(workspace, self.post_message, POLL_SECONDS)
 
     # ---- 生命 ----
 
     def on_mount(self) -> None:
-        if self.is_remote:
-            self.animation_level = "none"
+        self._apply_profile()
         self.set_class(self.is_ascii, "-ascii")
         self.push_screen(RunsScreen())
-        self.call_after_refresh(self.poller.start)
+        self.call_after_refresh(self._after_first_frame)
+
+    def _after_first_frame(self) -> None:
+        self.poller.start()
+        self.run_worker(self._read_keys(), group="keys")
+
+    async def _read_keys(self) -> None:
+        """用户自己的键；没有这个文件就什么也不导入。"""
+        from workbench.keymap import keys_file, read_keys
+
+        path = keys_file()
+        if not path.exists():
+            return
+        keymap, self.key_problems = await asyncio.to_thread(read_keys, path)
+        self.set_keymap(keymap)
+        for problem in self.key_problems[:5]:
+            self.say(f"{path}: {problem}", "warning", 15.0)
+
+    def _apply_profile(self) -> None:
+        """远程时省着用：看得疏一些，没有动画。"""
+        self.animation_level = "none" if self.is_remote else "full"
+        self.poller.period_seconds = REMOTE_POLL_SECONDS if self.is_remote else POLL_SECONDS
 
     def on_unmount(self) -> None:
         self.poller.stop()
@@ -181,13 +206,41 @@ class WorkbenchApp(App[None]):
         from workbench.screens.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen(bindings_of(self.screen)))
+            self.push_screen(HelpScreen(bindings_of(self.screen), self.key_problems))
 
     def action_switch_language(self) -> None:
         use_language(LANGUAGES[(LANGUAGES.index(language()) + 1) % len(LANGUAGES)])
         for screen in self.screen_stack:
             screen.post_message(LanguageChanged())
             screen.refresh_bindings()
+
+    def action_switch_mouse(self) -> None:
+        self.has_mouse = not self.has_mouse
+        self._tell_driver()
+        self.say(_("The mouse is on.") if self.has_mouse else
+                 _("The mouse is off: select text with the terminal itself."), seconds=4.0)
+
+    def _tell_driver(self) -> None:
+        # Textual 只在启动时决定用不用鼠标；退出时它按这个记号收尾
+        driver: Any = self._driver
+        if hasattr(driver, "_enable_mouse_support"):
+            if not self.has_mouse:
+                driver._disable_mouse_support()
+            driver._mouse = self.has_mouse
+            if self.has_mouse:
+                driver._enable_mouse_support()
+
+    def action_switch_profile(self) -> None:
+        self.is_remote = not self.is_remote
+        self._apply_profile()
+        self.say(_("Sparing: the screen is redrawn less often.") if self.is_remote else
+                 _("The screen is redrawn as often as usual."), seconds=4.0)
+        for screen in self.screen_stack:
+            screen.post_message(RunsUpdated(False, set()))
+
+    def action_help_quit(self) -> None:
+        """Ctrl+C 从不结束应用：很容易是手滑。"""
+        self.say(_("q quits; runs go on without the workbench."), seconds=4.0)
 
     def action_command_palette(self) -> None:
         from textual.command import CommandPalette
@@ -213,5 +266,5 @@ def run_app(is_read_only: bool) -> int:
     # 读大日志的线程与界面抢解释器：切得勤一些，按键才不等
     sys.setswitchinterval(SWITCH_SECONDS)
     app = WorkbenchApp(Path(), is_read_only)
-    app.run(mouse=not (app.is_remote or os.environ.get("NANOGPT_NO_MOUSE")))
+    app.run(mouse=app.has_mouse)
     return app.return_code or 0

@@ -19,7 +19,7 @@ class Poller(threading.Thread):
 
     def __init__(self, workspace: Path, post: Callable[[RunsUpdated], object], period_seconds: float):
         super().__init__(name="poller", daemon=True)
-        self._post, self._period_seconds = post, period_seconds
+        self._post, self.period_seconds = post, period_seconds
         self._workspace = workspace
         self._wake, self._is_over = threading.Event(), False
         self.store: object | None = None
@@ -37,7 +37,7 @@ class Poller(threading.Thread):
                 self._post(RunsUpdated(is_list_changed, changed))
                 is_list_changed, changed, last_post = False, set(), time.monotonic()
             if store.is_loaded:
-                self._wake.wait(self._period_seconds)
+                self._wake.wait(self.period_seconds)
                 self._wake.clear()
 
     def wake(self) -> None:

@@ -1,6 +1,7 @@
-"""终端会什么：颜色、盲文与框线字形、是不是远程；以及把文字放进若干格。
+"""终端会什么：颜色、盲文与框线字形、是不是远程、要不要鼠标；以及把文字放进若干格。
 
-应用与 `plot` 都从这里问。只用标准库与 `rich` 的宽度表，第一帧之前就要用到。
+应用与 `plot` 都从这里问；命令行的 `--ascii`、`--profile`、`--no-mouse` 就是设好这里读的环境变量。
+只用标准库与 `rich` 的宽度表，第一帧之前就要用到。
 """
 
 import os
@@ -12,11 +13,21 @@ KEPT_MARKS = 2
 
 
 def is_ascii_only() -> bool:
-    """Linux 的文字控制台没有盲文字形；编码不是 UTF-8 的终端也画不出。"""
+    """Linux 的文字控制台没有盲文字形；编码不是 UTF-8 的终端也画不出。`NANOGPT_ASCII` 为 0 或 1 时听它的。"""
+    wanted = os.environ.get("NANOGPT_ASCII", "")
+    if wanted in ("0", "1"):
+        return wanted == "1"
     # Textual 运行时换掉了 `sys.stdout`
     found = getattr(sys.stdout, "encoding", None) or getattr(sys.__stdout__, "encoding", None)
     encoding = (found or "ascii").lower().replace("-", "")
-    return not encoding.startswith("utf") or os.environ.get("TERM") == "linux"
+    return not encoding.startswith("utf") or os.environ.get("TERM") == "linux" or _is_c_locale()
+
+
+def _is_c_locale() -> bool:
+    """明说了 `LANG=C` 或 `LC_ALL=C`；Python 自己补上的 `LC_CTYPE=C.UTF-8` 不算数。"""
+    names = ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get("LC_CTYPE", "") not in ("C.UTF-8", "C.utf8", "UTF-8") \
+        else ("LC_ALL", "LANG")
+    return next((os.environ[name] for name in names if os.environ.get(name)), "") in ("C", "POSIX")
 
 
 def has_color() -> bool:
@@ -24,8 +35,17 @@ def has_color() -> bool:
 
 
 def is_remote() -> bool:
-    """经 SSH 连来的：带宽要省着用。"""
-    return bool(os.environ.get("SSH_CONNECTION"))
+    """经 SSH 连来的：带宽要省着用。`NANOGPT_PROFILE` 为 `remote` 或 `local` 时听它的。"""
+    wanted = os.environ.get("NANOGPT_PROFILE", "")
+    if wanted in ("remote", "local"):
+        return wanted == "remote"
+    return any(os.environ.get(name) for name in ("SSH_CONNECTION", "SSH_TTY", "SSH_CLIENT"))
+
+
+def wants_mouse() -> bool:
+    """远程时鼠标的每一动都要过网，所以先关着；`NANOGPT_MOUSE` 为 0 或 1 时听它的。"""
+    wanted = os.environ.get("NANOGPT_MOUSE", "")
+    return wanted == "1" if wanted in ("0", "1") else not is_remote()
 
 
 def char_cells(char: str) -> int:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from workbench.app import WorkbenchApp
     from workbench.watched_run import WatchedRun
 
-WRITING = ("stop", "resume", "kill", "delete", "sample", "new", "clone", "export", "note", "quick_start")
+WRITING = ("stop", "resume", "kill", "delete", "sample", "new", "clone", "export", "note", "quick_start",
+           "first_start")
 
 
 class WorkbenchScreen(Screen[None]):

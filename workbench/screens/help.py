@@ -9,6 +9,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 
 from nanogpt.i18n import N_, _
+from workbench.keymap import keys_file
 from workbench.messages import LanguageChanged
 from workbench.terminal import pad, wrap
 from workbench.widgets.hint_bar import key_name
@@ -16,7 +17,7 @@ from workbench.widgets.lines import LineView, line_of
 
 
 class HelpScreen(ModalScreen[None]):
-    """`bindings` 来自 `bindings_of(screen)`。"""
+    """`bindings` 来自 `bindings_of(screen)`；`key_problems` 是 `keys.toml` 里写错的各处。"""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,f1,enter", "dismiss", N_("close"), id="help.close", tooltip=N_("close")),
@@ -27,9 +28,9 @@ class HelpScreen(ModalScreen[None]):
         Binding("pageup", "scroll(-10)", N_("page up"), show=False, id="help.page_up", tooltip=N_("scroll up a page")),
     ]
 
-    def __init__(self, bindings: list[tuple[Binding, list[str], bool, object]]):
+    def __init__(self, bindings: list[tuple[Binding, list[str], bool, object]], key_problems: list[str]):
         super().__init__()
-        self.bindings_shown = bindings
+        self.bindings_shown, self.key_problems = bindings, key_problems
         self.top = 0
 
     def compose(self) -> ComposeResult:
@@ -52,6 +53,9 @@ class HelpScreen(ModalScreen[None]):
             about = wrap(_(binding.tooltip), width - key_width - name_width)
             lines.append(line_of((pad(shown, key_width), "bold"), pad(_(binding.description), name_width), about[0]))
             lines += [line_of(" " * (key_width + name_width), rest) for rest in about[1:]]
+        if self.key_problems:
+            lines.append(line_of((_("Not taken from {path}:").format(path=keys_file()), "bold yellow")))
+            lines += [line_of((row, "yellow")) for text in self.key_problems for row in wrap(text, width)]
         height = max(3, int(self.app.size.height * 0.9) - 6)
         self.top = max(0, min(self.top, len(lines) - height))
         more = _("j/k scroll, esc closes") if len(lines) > height else _("esc closes")

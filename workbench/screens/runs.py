@@ -35,7 +35,7 @@ class RunsScreen(RunActions):
 
     RUN_HINTS = ("runs.open", "runs.new", "run.stop", "run.resume", "run.sample", "runs.filter", "runs.mark",
                  "app.quit", "runs.sort", "run.clone", "run.delete", "runs.note")
-    FIRST_HINTS = ("runs.quick_start", "runs.new", "app.language", "app.palette", "app.quit")
+    FIRST_HINTS = ("runs.first_start", "runs.new", "app.language", "app.palette", "app.quit")
     HINTS: tuple[str, ...] = FIRST_HINTS
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", N_("open"), id="runs.open", tooltip=N_("watch this run, or the marked ones together")),
@@ -54,9 +54,10 @@ class RunsScreen(RunActions):
         Binding("g,home", "move(-100000)", N_("first"), show=False, id="runs.first", tooltip=N_("first run")),
         Binding("G,end", "move(100000)", N_("last"), show=False, id="runs.last", tooltip=N_("last run")),
         Binding("l,right", "open", N_("open"), show=False, id="runs.open_right", tooltip=N_("watch this run")),
-        Binding("enter,Q", "quick_start", N_("quick start"), show=False, id="runs.quick_start",
-                tooltip=N_("train a small model on Python's own standard library: no network, no GPU; "
-                           "Enter does it where there are no runs yet")),
+        Binding("enter", "first_start", N_("quick start"), id="runs.first_start",
+                tooltip=N_("where there are no runs yet: train a small model at once")),
+        Binding("Q", "quick_start", N_("quick start"), show=False, id="runs.quick_start",
+                tooltip=N_("train a small model on Python's own standard library: no network, no GPU")),
         Binding("e", "note", N_("note"), show=False, id="runs.note", tooltip=N_("notes and #tags of this run")),
         Binding("escape", "clear", N_("clear"), show=False, id="runs.clear",
                 tooltip=N_("drop the filter and the marks")),
@@ -94,7 +95,8 @@ class RunsScreen(RunActions):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """没有运行时，回车归快速开始，对运行做的事都不提。"""
         has_runs = self.bench.is_loaded and bool(self.bench.store.runs)
-        if (action in NEED_RUNS and not has_runs) or (action == "quick_start" and not self.bench.is_loaded):
+        if (action in NEED_RUNS and not has_runs) or (
+                action == "first_start" and (has_runs or not self.bench.is_loaded)):
             return False
         return super().check_action(action, parameters)
 
@@ -128,6 +130,8 @@ class RunsScreen(RunActions):
         parts = [(" nanogpt-workbench ", "bold reverse")]
         if self.bench.is_read_only:
             parts.append((" " + _("read-only") + " ", "bold yellow reverse"))
+        if self.bench.is_remote:
+            parts.append((" " + _("sparing") + " ", "bold cyan"))
         if runs:
             from workbench.run_order import LIVE, ORDERS
 
@@ -263,6 +267,9 @@ class RunsScreen(RunActions):
 
         if not self.bench.refuse_if_read_only():
             self.app.push_screen(LaunchScreen())
+
+    def action_first_start(self) -> None:
+        self.action_quick_start()
 
     def action_quick_start(self) -> None:
         from workbench.quickstart import DATASET

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from workbench.watched_run import WatchedRun
 
 # 新数据至多这么密地重画；用户按键的立即画
-DRAW_SECONDS = 1.0
+DRAW_SECONDS, REMOTE_DRAW_SECONDS = 1.0, 2.0
 _COLOR = re.compile("\x1b\\[38;5;(\\d+)m|\x1b\\[0m")
 # plotext 的画布是全局的：同时只能有一个人画
 _PLOTEXT = threading.Lock()
@@ -61,7 +61,8 @@ class ChartView(LineView):
 
     def data_changed(self) -> None:
         self._is_dirty = True
-        self._draw_soon(max(0.0, self._last_draw + DRAW_SECONDS - time.monotonic()))
+        period = REMOTE_DRAW_SECONDS if getattr(self.app, "is_remote", False) else DRAW_SECONDS
+        self._draw_soon(max(0.0, self._last_draw + period - time.monotonic()))
 
     def on_resize(self) -> None:
         self._is_dirty = True
