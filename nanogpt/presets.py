@@ -36,6 +36,9 @@ def find_preset(arg: str, workspace: Path | None = None) -> Path:
     if path.suffix in (".toml", ".py") and path.is_file():
         return path
     known = list_presets(workspace)
+    if arg in known:
+        # 名字里有点的，如 gpt-1.5b
+        return known[arg]
     is_name = path.suffix == "" and path.name == arg
     if (is_name or path.suffix in (".toml", ".py")) and path.stem in known:
         return known[path.stem]

@@ -1,22 +1,23 @@
-"""从头到尾只用键：空的工作区、快速上手、曲线在动、停止、续训、杀掉应用再打开。真的终端（tmux）、真的训练。约 40 s。"""
+"""从头到尾只用键：空的工作区、快速开始、曲线在动、停止、续训、采样、杀掉应用再打开。
+
+真的终端（tmux）、真的训练与采样；80×24 用英文，200×50 用中文。约一分钟。
+"""
 
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import make_tiny_dataset
-from trainer_fork import ROOT
+from terminal import BRAILLE, Terminal, needs_tmux
 
 from nanogpt.events import read_events
+from nanogpt.i18n import _ as translated
+from nanogpt.i18n import use_language
 
-pytestmark = [pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
-              pytest.mark.xdist_group("tmux")]
+pytestmark = needs_tmux
 PRESET = """
 dataset = "python_stdlib"
 n_layer = 2
@@ -34,45 +35,6 @@ device = "cpu"
 dtype = "float32"
 compile = false
 """
-BRAILLE = set(map(chr, range(0x2801, 0x2900)))
-
-
-class Terminal:
-    """一个 tmux 会话；只看屏幕，从不盲等。"""
-
-    def __init__(self, workspace: Path, size: tuple[int, int], language: str = "en"):
-        self.socket = f"nanogpt-{os.getpid()}-{workspace.name[-12:]}-{size[0]}"
-        environment = {"PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "NANOGPT_LANG": language, "OMP_NUM_THREADS": "1",
-                       "TERM": "tmux-256color", "HOME": str(workspace), "PATH": os.environ["PATH"]}
-        words = [f"{key}={value}" for key, value in environment.items()]
-        self.tmux("-f", "/dev/null", "-u", "new-session", "-d", "-x", str(size[0]), "-y", str(size[1]), "-c",
-                  str(workspace), "env", "-i", *words, sys.executable, "-m", "workbench")
-        self.pid = int(self.tmux("display-message", "-p", "#{pane_pid}"))
-
-    def tmux(self, *arguments: str) -> str:
-        done = subprocess.run(["tmux", "-L", self.socket, *arguments], capture_output=True, text=True, check=True,
-                              encoding="utf-8", env={**os.environ, "LANG": "C.UTF-8"}, timeout=20)
-        return done.stdout
-
-    @property
-    def text(self) -> str:
-        return self.tmux("capture-pane", "-p")
-
-    def keys(self, *keys: str) -> None:
-        self.tmux("send-keys", *keys)
-
-    def see(self, *texts: str, limit_s: float = 60.0) -> str:
-        return self.until(lambda screen: all(text in screen for text in texts), limit_s, str(texts))
-
-    def until(self, is_true: Callable[[str], object], limit_s: float = 60.0, what: str = "") -> str:
-        end = time.monotonic() + limit_s
-        while not is_true(screen := self.text):
-            assert time.monotonic() < end, f"never saw {what}:\n{screen}"
-            time.sleep(0.1)
-        return screen
-
-    def close(self) -> None:
-        subprocess.run(["tmux", "-L", self.socket, "kill-server"], capture_output=True, check=False, timeout=20)
 
 
 @pytest.fixture
@@ -82,30 +44,76 @@ def space(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "presets").mkdir()
     (tmp_path / "presets" / "quickstart.toml").write_text(PRESET, encoding="utf-8")
     yield tmp_path
+    use_language("en")
     from workbench.stop_run import signal_holder
 
     for out_dir in (tmp_path / "runs").glob("*"):
         signal_holder(out_dir, signal.SIGKILL)
 
 
-def test_quick_start_watch_stop_resume_by_keys(space: Path) -> None:
+def events_of(out_dir: Path, kind: str) -> list[dict]:  # type: ignore[type-arg]
+    return [event for event in read_events(out_dir / "events.jsonl") if event["event"] == kind]
+
+
+@pytest.mark.parametrize(("size", "language"), [((80, 24), "en"), ((200, 50), "zh")])
+def test_quick_start_stop_resume_sample_by_keys(space: Path, size: tuple[int, int], language: str) -> None:
+    use_language(language)
+    terminal = Terminal(space, size, language)
+    try:
+        out_dir = quick_start(terminal, space)
+        stopped_at = stop_from_the_screen(terminal, out_dir)
+        terminal.keys("r")
+        terminal.see(translated("running"), limit_s=40)
+        sample_from_the_screen(terminal)
+        # 采样不打扰训练
+        terminal.keys("Escape")
+        terminal.see(translated("running"), translated("back"))
+        start = events_of(out_dir, "start")[1]
+        assert start["resumed_from_iter"] == stopped_at and len(events_of(out_dir, "start")) == 2
+    finally:
+        terminal.close()
+
+
+def quick_start(terminal: Terminal, space: Path) -> Path:
+    """空的工作区里一个回车：开始训练，曲线出来，而且在动。"""
+    terminal.see(translated("No runs here yet."), translated("Press enter to train your first model."))
+    terminal.keys("Enter")
+    terminal.see("quickstart-", translated("starting"), limit_s=20)
+    first = terminal.until(lambda text: translated("running") in text and len(BRAILLE & set(text)) > 2, what="a curve")
+    terminal.until(lambda text: len(BRAILLE & set(text)) > 2 and _chart(text) != _chart(first), what="it move")
+    (out_dir,) = (space / "runs").iterdir()
+    return out_dir
+
+
+def stop_from_the_screen(terminal: Terminal, out_dir: Path) -> int:
+    """问过才停；返回停在哪一步。"""
+    terminal.keys("s")
+    terminal.see(translated("Stop {names}?").format(names="quickstart-").rstrip("?？"), f"y {translated('yes')}")
+    terminal.keys("y")
+    terminal.see(translated("Stopped on request at iteration {iter}.").split("{")[0], limit_s=40)
+    return int(events_of(out_dir, "end")[-1]["iter"])
+
+
+def sample_from_the_screen(terminal: Terminal) -> None:
+    """打开采样，打一句提示，看到它后面接着写的字；停止时的检查点已经在了。"""
+    terminal.keys("p")
+    terminal.see(translated("Sample: {run}").format(run="quickstart-"), translated("ctrl+r samples"))
+    terminal.type("def run")
+    terminal.see("def run")
+    terminal.keys("C-r")
+    terminal.see(translated("sampling: loading the model; esc cancels"))
+    done = translated("done")
+    text = terminal.until(lambda text: any(line.strip() == done for line in text.split("\n")), what="it finish")
+    lines = [line.strip() for line in text.split("\n")]
+    output = "\n".join(lines[lines.index(done):])
+    assert output.count("def run") == 1 and len(output.split()) > 12, text
+
+
+def test_the_run_survives_kill_and_closed_terminal(space: Path) -> None:
+    """离开不等于停止：kill -9 应用、关掉终端，训练照旧；换一个大小再打开，看得见全部。"""
     terminal = Terminal(space, (80, 24))
     try:
-        terminal.see("No runs here yet", "Press enter")
-        terminal.keys("Enter")
-        terminal.see("quickstart-", "starting", limit_s=20)
-        first = terminal.until(lambda text: "running" in text and len(BRAILLE & set(text)) > 2, what="a curve")
-        terminal.until(lambda text: len(BRAILLE & set(text)) > 2 and _chart(text) != _chart(first), what="it move")
-        (out_dir,) = (space / "runs").iterdir()
-        terminal.keys("s")
-        terminal.see("Stop quickstart-", "y yes")
-        terminal.keys("y")
-        terminal.see("Stopped on request", limit_s=40)
-        stopped_at = [event for event in read_events(out_dir / "events.jsonl") if event["event"] == "end"][-1]["iter"]
-        terminal.keys("r")
-        terminal.see("running", limit_s=40)
-
-        # 离开不等于停止：杀掉应用、关掉终端，训练照旧；再打开看得见全部
+        out_dir = quick_start(terminal, space)
         os.kill(terminal.pid, signal.SIGKILL)
         terminal.close()
         before = (out_dir / "events.jsonl").stat().st_size
@@ -114,12 +122,9 @@ def test_quick_start_watch_stop_resume_by_keys(space: Path) -> None:
         assert (out_dir / "events.jsonl").stat().st_size > before
         terminal.keys("Enter")
         terminal.until(lambda text: len(BRAILLE & set(text)) > 2, what="a curve")
-        terminal.keys("s", "y")
-        terminal.see("Stopped on request", limit_s=40)
+        stop_from_the_screen(terminal, out_dir)
         events = list(read_events(out_dir / "events.jsonl"))
         assert [event["seq"] for event in events] == list(range(len(events)))
-        starts = [event for event in events if event["event"] == "start"]
-        assert len(starts) == 2 and starts[1]["resumed_from_iter"] == stopped_at
         # Esc 与 q 连在一起发，终端里就是 Alt+q
         terminal.keys("Escape")
         terminal.see("runs: 1, live: 0")

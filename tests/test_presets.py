@@ -125,6 +125,13 @@ def test_finding() -> None:
     assert load("config/own.py").batch_size == 3 and load("own").batch_size == 2
 
 
+def test_a_name_with_a_dot_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "presets" / "gpt-1.5b.toml"
+    path.parent.mkdir()
+    path.write_text("n_layer = 2\n", encoding="utf-8")
+    assert find_preset("gpt-1.5b", tmp_path) == path
+
+
 def test_about_of_broken_files(tmp_path: Path) -> None:
     """界面列出预设时，一份坏的不该挡住别的。"""
     for content in (b"\xff", b"a = ", b"about = 3", b"a = " + b"9" * 5000, b"a = " + b"[" * 5000, b""):

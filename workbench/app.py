@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.events import Event, Paste
+from textual.filter import LineFilter
 from textual.screen import Screen
 
 from nanogpt.errors import UserError
@@ -20,6 +22,7 @@ from nanogpt.i18n import LANGUAGES, N_, _, language, use_language
 from nanogpt.text import visible
 from workbench.messages import LanguageChanged, RunsUpdated
 from workbench.poller import Poller
+from workbench.safe_lines import SafeLines
 from workbench.screens.runs import RunsScreen
 from workbench.terminal import is_ascii_only, is_remote, wants_mouse
 from workbench.widgets.hint_bar import bindings_of
@@ -61,6 +64,7 @@ class WorkbenchApp(App[None]):
         self.workspace, self.is_read_only = workspace, is_read_only
         self.is_remote, self.is_ascii, self.has_mouse = is_remote(), is_ascii_only(), wants_mouse()
         self.key_problems: list[str] = []
+        self._safe_lines = SafeLines()
         self.stops: dict[Path, StopEscalation] = {}
         self.stop_notes: dict[Path, str] = {}
         self.poller = Poller(workspace, self.post_message, POLL_SECONDS)
@@ -174,6 +178,17 @@ class WorkbenchApp(App[None]):
     def _note_stop(self, out_dir: Path, what: str) -> None:
         self.stop_notes[out_dir] = what
         self.say(f"{visible(out_dir.name, keep='')}: {_(what)}", seconds=4.0)
+
+    # ---- 外来的文字 ----
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), self._safe_lines]
+
+    async def on_event(self, event: Event) -> None:
+        """粘贴来的控制字符写成看得见的样子，再交给输入框；终端在粘贴里用回车换行。"""
+        if isinstance(event, Paste) and not event.is_forwarded:
+            event.text = visible(event.text.replace("\r\n", "\n").replace("\r", "\n"))
+        await super().on_event(event)
 
     # ---- 说话 ----
 

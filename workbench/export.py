@@ -102,4 +102,6 @@ def _axes(span: tuple[float, float], values: tuple[float, float], view: View,
 
 
 def _text(x: float, y: float, text: str, more: str = "") -> str:
-    return f'<text x="{x}" y="{y}" {more}>{escape(visible(text, keep=""))}</text>'
+    # 这两个码位不许出现在 XML 里
+    shown = visible(text, keep="").replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
+    return f'<text x="{x}" y="{y}" {more}>{escape(shown)}</text>'

@@ -19,8 +19,25 @@ from nanogpt.text import visible
 
 
 def command_line(command: Sequence[str]) -> str:
-    """可以原样粘贴到 shell 的写法。"""
-    return visible(shlex.join(command), keep="")
+    """可以原样粘贴到 shell 的写法，只含看得见的字符。"""
+    return " ".join(map(shell_word, command))
+
+
+def shell_word(word: str) -> str:
+    """一个参数；看不见的字符用 `$'\\033'` 的写法（bash、zsh、ksh 与 POSIX 2024），粘贴之后一字不差。"""
+    if visible(word, keep="") == word:
+        return shlex.quote(word)
+    return "$'" + "".join(map(_ansi_c, word)) + "'"
+
+
+def _ansi_c(char: str) -> str:
+    if char in "\\'":
+        return "\\" + char
+    if visible(char, keep="") == char:
+        return char
+    # 八进制总是三位，后面跟着数字也不会混；文件名里不成 UTF-8 的字节原样还回去
+    raw = char.encode("utf-8", "surrogateescape" if "\udc80" <= char <= "\udcff" else "replace")
+    return "".join(f"\\{byte:03o}" for byte in raw)
 
 
 def python(*arguments: str) -> list[str]:

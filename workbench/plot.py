@@ -58,11 +58,12 @@ def place(state: RunState) -> str:
     return done + total + ("" if state.progress is None else f" ({state.progress:.0%})")
 
 
-def progress_line(state: RunState) -> str:
+def progress_line(state: RunState, *, has_ended: bool = False) -> str:
     """一行进度，给快速上手与多运行的图用。"""
     return _("iter {place}  loss {loss}  val {val}  {speed} tokens/s  ETA {eta}").format(
         place=place(state), loss=figure(state.latest("loss")), val=figure(state.latest("val_loss")),
-        speed=figure(state.latest("tokens_per_second"), "{:,.0f}"), eta=duration(state.eta_seconds))
+        speed=figure(state.latest("tokens_per_second"), "{:,.0f}"),
+        eta=duration(None if has_ended else state.eta_seconds))
 
 
 def status_lines(run: WatchedRun) -> list[str]:
@@ -135,7 +136,8 @@ def render(runs: list[WatchedRun], screen: Screen) -> str:
     else:
         status = []
         for run in runs:
-            status += [f"{run.name}  [{_(STATUS_WORDS[run.status])}]", f"  {progress_line(run.state)}"]
+            status += [f"{run.name}  [{_(STATUS_WORDS[run.status])}]",
+                       f"  {progress_line(run.state, has_ended=run.has_ended)}"]
             status += [f"  {line}" for line in notice_lines(run)]
     status = [fit(line, width - 1).rstrip() for line in status]
     chart = draw_chart(runs, screen, width - 1, max(8, min(30, rows - len(status) - 3)))

@@ -20,9 +20,13 @@ from nanogpt.options import options_of
 OPTIONS = options_of(TrainConfig)
 
 
+def is_preset_name(name: str) -> bool:
+    return re.fullmatch(r"\w[\w-]{0,60}", name) is not None
+
+
 def preset_path(name: str, workspace: Path) -> Path:
     """名为 `name` 的预设的文件；名字不能当文件名或会被当成选项时抛出 `BadInput`。"""
-    if not re.fullmatch(r"\w[\w-]{0,60}", name):
+    if not is_preset_name(name):
         raise BadInput("bad_name", _("{name} is not a name for a preset").format(name=repr(name)[:80]), "",
                        _("use letters, digits, - and _"))
     return workspace / "presets" / f"{name}.toml"

@@ -42,12 +42,12 @@ class NoteScreen(ModalScreen[None]):
 
     def __init__(self, run: WatchedRun):
         super().__init__()
-        self.noted = run
+        self.noted, self.before = run, read_note(run.out_dir)
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield LineView(id="head")
-            yield Input(read_note(self.noted.out_dir), id="text", compact=True)
+            yield Input(self.before, id="text", compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#head", LineView).show([
@@ -57,6 +57,10 @@ class NoteScreen(ModalScreen[None]):
 
     @on(Input.Submitted)
     def save(self, event: Input.Submitted) -> None:
+        if event.value == self.before:
+            # 显示的是净化过的：没有改就别写回去
+            self.dismiss(None)
+            return
         try:
             if event.value.strip():
                 write_atomic(self.noted.out_dir / NOTES, event.value.strip() + "\n")

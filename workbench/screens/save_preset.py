@@ -17,7 +17,7 @@ from nanogpt.i18n import N_, _
 from nanogpt.text import visible
 from workbench.draft import Draft
 from workbench.messages import LanguageChanged
-from workbench.preset_file import preset_path, save_preset
+from workbench.preset_file import is_preset_name, preset_path, save_preset
 from workbench.terminal import wrap
 from workbench.widgets.lines import LineView, line_of
 
@@ -38,7 +38,9 @@ class SavePresetScreen(ModalScreen[Path]):
         own = self.draft.workspace / "presets" / f"{self.draft.preset}.toml"
         with Vertical(classes="dialog"):
             yield LineView(id="head")
-            yield Input(self.draft.preset if own.is_file() else "", id="name", compact=True)
+            # 文件名也是外面来的：当不了预设名字的不拿来当默认
+            is_own = is_preset_name(self.draft.preset) and own.is_file()
+            yield Input(self.draft.preset if is_own else "", id="name", compact=True)
             yield LineView(id="trouble")
 
     def on_mount(self) -> None:

@@ -131,12 +131,12 @@ class DatasetPane(Vertical):
         before = keys.highlighted_option.id if keys.highlighted_option else chosen
         self._rows = {row["name"]: row for row in list_datasets(self.draft.workspace)}
         keys.clear_options()
-        width = max(map(cell_len, self._rows), default=0)
+        width = max((cell_len(one_line(name)) for name in self._rows), default=0)
         for name, row in self._rows.items():
             state = _("{n} tokens").format(n=f"{sum(row['tokens'].values()):,}") if row["is_prepared"] else (
                 _("problem") if row["problem"] else _("not prepared"))
-            keys.add_option(Row(Text((CHOSEN if name == chosen else "  ") + set_cell_size(name, width) + "  " + state),
-                                id=name))
+            shown = set_cell_size(one_line(name), width)
+            keys.add_option(Row(Text(f"{CHOSEN if name == chosen else '  '}{shown}  {state}"), id=name))
         names = list(self._rows)
         keys.highlighted = names.index(before) if before in names else (0 if names else None)
 

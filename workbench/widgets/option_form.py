@@ -184,6 +184,8 @@ class OptionForm(Vertical):
         return True
 
     def _open_editor(self, text: str) -> None:
+        # 预设里的值也来自外面：框里的字是看得见的写法
+        text = visible(text, keep="")
         self.values.pending = text
         editor = self.edit_input
         editor.value = text
@@ -226,8 +228,11 @@ class OptionForm(Vertical):
     def take_typed(self, event: Input.Submitted) -> None:
         event.stop()
         option = self.current
-        # 不合法的留着，让人接着改
-        if option is not None and self._change(option.name, event.value):
+        if option is None:
+            return
+        # 没有改的不写回去：框里是净化过的。不合法的留着，让人接着改
+        is_same = event.value == visible(self.values.text(option.name), keep="")
+        if is_same or self._change(option.name, event.value):
             self._close_editor()
 
     @on(Input.Changed, ".search")

@@ -33,7 +33,8 @@ def title_line(runs: Sequence[WatchedRun], width: int, is_stopping: bool) -> Str
     status = _("stopping") if is_stopping else _(STATUS_WORDS[run.status])
     left: list[Piece] = [(f" {run.name} ", "bold reverse"), (" ", ""),
                          (status, "bold yellow" if is_stopping else STATUS_STYLES[run.status]), ("  ", "")]
-    eta = "" if run.state.eta_seconds is None else _("ETA {eta}").format(eta=duration(run.state.eta_seconds))
+    seconds = None if run.has_ended else run.state.eta_seconds
+    eta = "" if seconds is None else _("ETA {eta}").format(eta=duration(seconds))
     done = "" if run.state.progress is None else f"{run.state.progress:.0%}"
     room = width - sum(cells(text) for text, _style in left) - cells(eta) - cells(done) - 4
     return line_of(*left, *_bar(run.state.progress, min(room, MOST_BAR_CELLS)), f" {done}  {eta}", width=width)
@@ -64,7 +65,8 @@ def status_block(run: WatchedRun, width: int, machine: str, stop_note: str) -> l
 def overlay_block(runs: Sequence[WatchedRun], width: int) -> list[Strip]:
     """叠在一起的每个一行，字母与图里的标记一致。"""
     return [line_of((f" {chr(ord('a') + index % 26)} ", "bold"), (run.name, "bold"), " ",
-                    (_(STATUS_WORDS[run.status]), STATUS_STYLES[run.status]), "  ", progress_line(run.state),
+                    (_(STATUS_WORDS[run.status]), STATUS_STYLES[run.status]), "  ",
+                    progress_line(run.state, has_ended=run.has_ended),
                     width=width)
             for index, run in enumerate(runs)]
 
