@@ -7,7 +7,6 @@
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import DATASET, JOBS, Arena, TrainJob, find_char_data, flags
-from processes import Finished, run
+from processes import Finished, cpu_seconds, run
 from report import add_nanogpt_option, check_nanogpt, machine, median, print_table, turns, write_json
 
 _ITER = re.compile(r"iter (\d+): loss ([-+.\w]+), time")
@@ -81,18 +80,6 @@ def _fresh_out_dir(arena: Arena, side: str) -> str:
     name = f"out-{count}"
     (arena.cwd(side) / name).mkdir()
     return name
-
-
-def cpu_seconds(pid: int) -> float | None:
-    """进程至今用掉的 CPU 秒数（各线程合计）；没有 `/proc` 则 None。
-
-    别人也在用的机器上，单线程时它比墙上的钟稳；多线程时空转等待也算在里面，不可比。
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def summary(rounds: list[dict[str, Any]], key: str) -> dict[str, Any]:

@@ -6,12 +6,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from nanogpt.i18n import N_, _
-from workbench.series import Segment, drawable, nice_ticks, reduce_series, short_number, smooth
+from workbench.series import Segment, drawable, nice_ticks, reduce_series, short_number, smooth, sort_by_x
 from workbench.watched_run import WatchedRun
 
 # 图的种类：（名字，`iter` 事件的列，`eval` 事件的列）
@@ -42,7 +41,7 @@ class View:
 
 @dataclass(frozen=True)
 class Curve:
-    """图上的一条线：图例、颜色（256 色）、纯文字时的标记、各点。"""
+    """图上的一条线：图例、颜色（256 色）、纯文字时的标记、各点；`x` 从不减小。"""
 
     label: str
     color: int
@@ -70,10 +69,19 @@ def curves_of(runs: Sequence[WatchedRun], view: View) -> list[Curve]:
     """要画的线，后画的盖住先画的。多个运行时每个只画平滑的一条，外加评估。"""
     curves = []
     for index, run in enumerate(runs):
-        # 轮询的线程可能正在追加：锁住才不会一列长一列短
-        with run.lock:
-            curves += _curves_of_one(run, index, len(runs) > 1, view)
+        curves += _curves_of_one(run, index, len(runs) > 1, view)
     return curves
+
+
+def _points(run: WatchedRun, view: View) -> tuple[Segment, list[Segment]]:
+    """（`iter` 事件的点，`eval` 事件的各条线的点）。"""
+    _title, iter_names, eval_names = METRICS[view.metric]
+    # 轮询的线程可能正在追加：锁住才不会一列长一列短。算的事都在锁外，读日志的不等画图的
+    with run.lock:
+        x, y = _x_of(run, view, is_eval=False), run.state.column(iter_names[0])
+        eval_x = _x_of(run, view, is_eval=True) if eval_names else x
+        evals = [(eval_x, run.state.eval_column(name)) for name in eval_names]
+    return sort_by_x(x, y), [sort_by_x(*points) for points in evals]
 
 
 def smoothing_window(share: float, count: int) -> int:
@@ -82,31 +90,30 @@ def smoothing_window(share: float, count: int) -> int:
 
 
 def _curves_of_one(run: WatchedRun, index: int, is_many: bool, view: View) -> list[Curve]:
-    _title, iter_names, eval_names = METRICS[view.metric]
+    title, _iter_names, eval_names = METRICS[view.metric]
     curves = []
     color, letter = RUN_COLORS[index % len(RUN_COLORS)], chr(ord("a") + index % 26)
-    x, y = _x_of(run, view, is_eval=False), run.state.column(iter_names[0])
+    (x, y), evals = _points(run, view)
     window = smoothing_window(view.smoothing, len(y))
-    smoothed = smooth(y, max(1, window))
+    name = _("train") if eval_names else _(title)
     if is_many:
-        curves.append(Curve(run.name, color, letter, x, smoothed))
+        curves.append(Curve(run.name, color, letter, x, smooth(y, max(1, window))))
     elif window > 1:
-        curves.append(Curve(_("train") if eval_names else _(METRICS[view.metric][0]), RAW, ".", x, y))
-        curves.append(Curve(_("smoothed"), TRAIN, "*", x, smoothed))
+        curves.append(Curve(name, RAW, ".", x, y))
+        curves.append(Curve(_("smoothed"), TRAIN, "*", x, smooth(y, window)))
     else:
-        curves.append(Curve(_("train") if eval_names else _(METRICS[view.metric][0]), TRAIN, "*", x, y))
-    for name in eval_names:
+        curves.append(Curve(name, TRAIN, "*", x, y))
+    for eval_x, eval_y in evals:
         label = _("{name} val").format(name=run.name) if is_many else _("validation")
-        curves.append(Curve(label, color if is_many else VAL, letter.upper() if is_many else "o",
-                            _x_of(run, view, is_eval=True), run.state.eval_column(name)))
+        curves.append(Curve(label, color if is_many else VAL, letter.upper() if is_many else "o", eval_x, eval_y))
     return curves
 
 
 def visible_part(curve: Curve, view: View) -> tuple[np.ndarray, np.ndarray]:
     x, y = curve.x, curve.y
     if view.span is not None:
-        inside = (x >= view.span[0]) & (x <= view.span[1])
-        x, y = x[inside], y[inside]
+        first, last = int(np.searchsorted(x, view.span[0])), int(np.searchsorted(x, view.span[1], "right"))
+        x, y = x[first:last], y[first:last]
     if view.is_log:
         with np.errstate(divide="ignore", invalid="ignore"):
             y = np.where(y > 0, np.log10(y), np.nan)
@@ -181,16 +188,24 @@ def values_at(curves: Sequence[Curve], x: float) -> list[tuple[str, float, float
     """光标处各条线的（图例, 最近一点的横坐标, 值）。"""
     found: list[tuple[str, float, float]] = []
     for curve in curves:
-        keep = np.flatnonzero(drawable(curve.y))
-        if len(keep):
-            nearest: Any = keep[int(np.argmin(np.abs(curve.x[keep] - x)))]
-            found.append((curve.label, float(curve.x[nearest]), float(curve.y[nearest])))
+        near = _nearest(curve, x)
+        if near is not None:
+            found.append((curve.label, float(curve.x[near]), float(curve.y[near])))
     return found
 
 
-def full_span(runs: Sequence[WatchedRun], view: View) -> tuple[float, float] | None:
-    """全部点横坐标的两端；没有点则 None。"""
-    return span_of(curves_of(runs, view))
+def _nearest(curve: Curve, x: float) -> int | None:
+    """横坐标最近、又画得出来的点；从 `x` 的两边一圈大过一圈地找，平常看几个点就够。"""
+    middle, reach = int(np.searchsorted(curve.x, x)), 16
+    while True:
+        first, last = max(0, middle - reach), min(len(curve.x), middle + reach)
+        keep = np.flatnonzero(drawable(curve.y[first:last])) + first
+        is_whole = first == 0 and last == len(curve.x)
+        if len(keep) and (first == 0 or curve.x[keep[0]] <= x) and (last == len(curve.x) or curve.x[keep[-1]] >= x):
+            return int(keep[np.argmin(np.abs(curve.x[keep] - x))])
+        if is_whole:
+            return None
+        reach *= 16
 
 
 def span_of(curves: Sequence[Curve]) -> tuple[float, float] | None:

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.segment import Segment
 from textual.geometry import Region
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from workbench.chart import Curve, View
     from workbench.watched_run import WatchedRun
 
-# 新数据至多这么密地重画；用户按键的立即画
-DRAW_SECONDS, REMOTE_DRAW_SECONDS = 1.0, 2.0
+# 新数据至多这么密地重画，并且画图至多占一个核的这么大一份；用户按键的立即画
+DRAW_SECONDS, REMOTE_DRAW_SECONDS, DRAW_SHARE = 1.0, 2.0, 0.04
 _COLOR = re.compile("\x1b\\[38;5;(\\d+)m|\x1b\\[0m")
 # plotext 的画布是全局的：同时只能有一个人画
 _PLOTEXT = threading.Lock()
@@ -48,7 +48,7 @@ class ChartView(LineView):
         self.draw_count = 0
         self._canvas = (0, 0)
         self._is_dirty = self._is_drawing = self._is_waiting = False
-        self._last_draw = -1e9
+        self._last_draw, self._last_cost = -1e9, 0.0
 
     # ---- 换内容 ----
 
@@ -62,7 +62,7 @@ class ChartView(LineView):
     def data_changed(self) -> None:
         self._is_dirty = True
         period = REMOTE_DRAW_SECONDS if getattr(self.app, "is_remote", False) else DRAW_SECONDS
-        self._draw_soon(max(0.0, self._last_draw + period - time.monotonic()))
+        self._draw_soon(max(0.0, self._last_draw + max(period, self._last_cost / DRAW_SHARE) - time.monotonic()))
 
     def on_resize(self) -> None:
         self._is_dirty = True
@@ -97,8 +97,9 @@ class ChartView(LineView):
             while self._is_dirty and self.view is not None and self._is_seen():
                 self._is_dirty = False
                 width, height = self.size
-                curves, span, text = await asyncio.to_thread(self._build, list(self.runs), self.view, width, height)
-                self._last_draw = time.monotonic()
+                curves, span, text, cpu_s = await asyncio.to_thread(
+                    self._build, list(self.runs), self.view, width, height)
+                self._last_draw, self._last_cost = time.monotonic(), cpu_s
                 self.curves, self.span = curves, span
                 self._put(text)
         finally:
@@ -108,9 +109,12 @@ class ChartView(LineView):
         return self.is_on_screen and self.screen.is_active and self.size.width > 20 and self.size.height > 4
 
     @staticmethod
-    def _build(runs: list[WatchedRun], view: View, width: int, height: int) -> tuple[Any, tuple[float, float], str]:
+    def _build(runs: list[WatchedRun], view: View, width: int,
+               height: int) -> tuple[list[Curve], tuple[float, float], str, float]:
+        """（各条线, 横轴两端, 画好的字符, 花掉的 CPU 秒数）；在线程里跑。"""
         from workbench.chart import curves_of, draw_curves, span_of
 
+        began = time.thread_time()
         curves = curves_of(runs, view)
         is_live = any(not run.has_ended for run in runs)
         ends = span_of(curves) or (0.0, 1.0)
@@ -119,7 +123,7 @@ class ChartView(LineView):
         with _PLOTEXT:
             text = draw_curves(curves, replace(view, span=span), width, height, has_color=has_color(),
                                is_ascii=is_ascii_only(), is_steady=True)
-        return curves, span, text
+        return curves, span, text, time.thread_time() - began
 
     def _put(self, text: str) -> None:
         self.draw_count += 1
