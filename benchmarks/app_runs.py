@@ -14,8 +14,8 @@ from typing import Any
 from processes import ROOT
 
 sys.path.insert(0, str(ROOT))
-from nanogpt.events import EventWriter, encode_event  # noqa: E402
-from nanogpt.rundir import CONSOLE, EVENTS, RunDir  # noqa: E402
+from nanogpt.events import EventWriter, encode_event
+from nanogpt.rundir import CONSOLE, EVENTS, RunDir
 
 EVAL_INTERVAL = 250
 CONSOLE_LINES = 20_000

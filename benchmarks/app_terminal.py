@@ -19,7 +19,8 @@ from pathlib import Path
 from processes import cpu_seconds, environ
 
 # 各终端里可能带进来、会改变应用行为的变量
-_NOT_OURS = ("SSH_CONNECTION", "SSH_TTY", "TMUX", "NO_COLOR", "TEXTUAL_FPS", "TEXTUAL_ANIMATIONS", "LC_ALL", "LANG")
+_NOT_OURS = ("SSH_CONNECTION", "SSH_TTY", "SSH_CLIENT", "TMUX", "NO_COLOR", "TEXTUAL_FPS", "TEXTUAL_ANIMATIONS",
+             "LC_ALL", "NANOGPT_PROFILE", "NANOGPT_ASCII", "NANOGPT_MOUSE")
 
 
 class AppTerminal:

@@ -10,7 +10,7 @@ import math
 import re
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.segment import Segment
@@ -43,6 +43,7 @@ class ChartView(LineView):
         self.runs: list[WatchedRun] = []
         self.view: View | None = None
         self.curves: list[Curve] = []
+        self.legend: list[tuple[str, int, str]] = []
         self.span = (0.0, 1.0)
         self.cursor: float | None = None
         self.draw_count = 0
@@ -97,33 +98,15 @@ class ChartView(LineView):
             while self._is_dirty and self.view is not None and self._is_seen():
                 self._is_dirty = False
                 width, height = self.size
-                curves, span, text, cpu_s = await asyncio.to_thread(
-                    self._build, list(self.runs), self.view, width, height)
-                self._last_draw, self._last_cost = time.monotonic(), cpu_s
-                self.curves, self.span = curves, span
-                self._put(text)
+                drawing = await asyncio.to_thread(build, list(self.runs), self.view, width, height)
+                self._last_draw, self._last_cost = time.monotonic(), drawing.cpu_seconds
+                self.curves, self.legend, self.span = drawing.curves, drawing.legend, drawing.span
+                self._put(drawing.text)
         finally:
             self._is_drawing = False
 
     def _is_seen(self) -> bool:
         return self.is_on_screen and self.screen.is_active and self.size.width > 20 and self.size.height > 4
-
-    @staticmethod
-    def _build(runs: list[WatchedRun], view: View, width: int,
-               height: int) -> tuple[list[Curve], tuple[float, float], str, float]:
-        """（各条线, 横轴两端, 画好的字符, 花掉的 CPU 秒数）；在线程里跑。"""
-        from workbench.chart import curves_of, draw_curves, span_of
-
-        began = time.thread_time()
-        curves = curves_of(runs, view)
-        is_live = any(not run.has_ended for run in runs)
-        ends = span_of(curves) or (0.0, 1.0)
-        most = max((run.state.max_iters or 0 for run in runs), default=0) if view.x_axis == "iter" else 0
-        span = view.span or (ends[0], stepped(*ends, most) if is_live else max(ends[1], ends[0] + 1e-9))
-        with _PLOTEXT:
-            text = draw_curves(curves, replace(view, span=span), width, height, has_color=has_color(),
-                               is_ascii=is_ascii_only(), is_steady=True)
-        return curves, span, text, time.thread_time() - began
 
     def _put(self, text: str) -> None:
         self.draw_count += 1
@@ -203,6 +186,33 @@ class ChartView(LineView):
         char = under.text if under.text.strip() else blank
         mark = Strip([Segment(char, self.rich_style + style_of("bold reverse" if char != blank else "bold"))], 1)
         return Strip.join([strip.crop(0, column), mark, strip.crop(column + 1, self.size.width)])
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """画好的一幅：各条线、图例、横轴两端、字符，以及画它花掉的 CPU 秒数。"""
+
+    curves: list[Curve]
+    legend: list[tuple[str, int, str]]
+    span: tuple[float, float]
+    text: str
+    cpu_seconds: float
+
+
+def build(runs: list[WatchedRun], view: View, width: int, height: int) -> Drawing:
+    """取数、平滑、缩减、画成字符；在线程里跑。"""
+    from workbench.chart import curves_of, draw_curves, legend_of, span_of
+
+    began = time.thread_time()
+    curves = curves_of(runs, view)
+    is_live = any(not run.has_ended for run in runs)
+    ends = span_of(curves) or (0.0, 1.0)
+    most = max((run.state.max_iters or 0 for run in runs), default=0) if view.x_axis == "iter" else 0
+    span = view.span or (ends[0], stepped(*ends, most) if is_live else max(ends[1], ends[0] + 1e-9))
+    with _PLOTEXT:
+        text = draw_curves(curves, replace(view, span=span), width, height, has_color=has_color(),
+                           is_ascii=is_ascii_only(), is_steady=True)
+    return Drawing(curves, legend_of(curves), span, text, time.thread_time() - began)
 
 
 def stepped(low: float, high: float, most: float = 0.0) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from textual.strip import Strip
 
 from nanogpt.i18n import _
-from workbench.chart import METRICS, X_AXES, legend_of
+from workbench.chart import METRICS, X_AXES
 from workbench.outcome import explain
 from workbench.plot import duration, figure, notice_lines, progress_line, status_lines
 from workbench.series import short_number
@@ -98,6 +98,6 @@ def legend_line(chart: ChartView, width: int, has_color: bool) -> Strip:
     elif not chart.lines:
         pieces.append((_("nothing to draw yet"), "dim"))
     else:
-        for label, color, marker in legend_of(chart.curves):
+        for label, color, marker in chart.legend:
             pieces += [("──" if has_color else marker * 2, f"color({color})"), (f" {label}  ", "")]
     return line_of(*pieces, width=width)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STATUS_STYLES = {"starting": "cyan", "running": "bold green", "stalled": "bold yellow", "finished": "green",
                  "stopped": "yellow", "diverged": "bold red", "failed": "bold red", "interrupted": "red"}
 SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
-SPARK_CELLS = 16
+SPARK_CELLS, SPARK_POINTS = 16, 4096
 NAME_CELLS = 16
 
 
@@ -71,12 +71,13 @@ def _number(value: float) -> str:
 
 
 def sparkline(run: WatchedRun, width: int = SPARK_CELLS) -> str:
-    """损失的走势，每格取平均。"""
-    values = run.state.column("loss")
+    """损失的走势，每格取平均；很长的只隔着取几千点，隔多少是二的幂，免得一变长就全变。"""
+    step = 1 << max(0, (run.state.iter_count // SPARK_POINTS).bit_length() - 1)
+    values = run.state.column("loss", step)
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return ""
-    means = [float(part.mean()) for part in np.array_split(values[-200_000:], min(width, len(values)))]
+    means = [float(part.mean()) for part in np.array_split(values, min(width, len(values)))]
     low, high = min(means), max(means)
     chars = ASCII_SPARKS if is_ascii_only() else SPARKS
     return "".join(chars[int((value - low) / (high - low) * 7.999) if high > low else 0] for value in means)

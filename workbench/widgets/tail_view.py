@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from workbench.watched_run import WatchedRun
 
 Row = tuple[str, str]
-TAIL_BYTES, LINE_CHARS = 256 * 1024, 2000
+# 跟着走时只看得见末尾一屏，所以只读一点；滚动与搜索时才读这么多
+TAIL_BYTES, FOLLOW_BYTES, LINE_CHARS = 256 * 1024, 16 * 1024, 2000
 
 
 class TailView(LineView):
@@ -102,20 +103,43 @@ class TailView(LineView):
 class ConsoleTail(TailView):
     """`console.log` 的末尾至多 256 KiB；停住时不再读，看到的不会跑掉。"""
 
-    _seen: tuple[int, int] | None = None
+    _out_dir: Path | None = None
+    _seen: tuple[int, ...] = ()
 
     def read(self, out_dir: Path) -> None:
-        path = out_dir / CONSOLE
+        self._out_dir = out_dir
+        if self.is_following:
+            self._load(FOLLOW_BYTES)
+        self.renew()
+
+    def scroll_rows(self, rows: int) -> None:
+        self._load_more()
+        super().scroll_rows(rows)
+
+    def to_top(self) -> None:
+        self._load_more()
+        super().to_top()
+
+    def search(self, text: str, *, is_back: bool = True, is_fresh: bool = True) -> bool:
+        self._load_more()
+        return super().search(text, is_back=is_back, is_fresh=is_fresh)
+
+    def _load_more(self) -> None:
+        if self.is_following:
+            self._load(TAIL_BYTES)
+
+    def _load(self, most_bytes: int) -> None:
+        if self._out_dir is None:
+            return
         try:
-            with open(path, "rb") as file:
+            with open(self._out_dir / CONSOLE, "rb") as file:
                 found = os.fstat(file.fileno())
-                seen = (found.st_size, found.st_mtime_ns)
-                if seen == self._seen or not self.is_following:
-                    self.renew()
+                seen = (found.st_size, found.st_mtime_ns, most_bytes)
+                if seen == self._seen:
                     return
                 self._seen = seen
-                file.seek(max(0, found.st_size - TAIL_BYTES))
-                data = file.read(TAIL_BYTES)
+                file.seek(max(0, found.st_size - most_bytes))
+                data = file.read(most_bytes)
         except OSError as error:
             self.fill([(_("no console.log here: {why}").format(why=error.strerror), "dim")])
             return
