@@ -158,3 +158,45 @@ def test_train_against_nanogpt(tmp_path: Path) -> None:
     # 同一种子，同样的数学：第一步的损失相同
     assert one["ours"]["first_loss"] == pytest.approx(one["nanogpt"]["first_loss"], abs=1e-3)
     assert {path: path.stat().st_mtime_ns for path in checkout.rglob("*")} == before
+
+
+def test_app_benchmark_measures_everything(tmp_path: Path) -> None:
+    """真的伪终端上走完全部各项，缩小了的；每一项都有数，数都说得通，不问快慢。约一分钟。"""
+    out = tmp_path / "results.json"
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "app.py"), "--quick", "--out", str(out)],
+                          capture_output=True, text=True, env=ENVIRON, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the numbers mean nothing" in done.stdout and "wanted" in done.stdout
+    results = json.loads(out.read_text(encoding="utf-8"))
+    start, opened = results["start"], results["open"]
+    assert 0 < start["first_frame_s"] <= start["list_s"] and start["rss_mib"] > 20
+    assert 0 < opened["open_s"] <= opened["from_command_s"] and opened["keys"] > 1
+    assert [item["events"] for item in results["redraw"]] == [500, 1000, 5000]
+    assert all(item["redraw_ms"] > 0 for item in results["redraw"])
+    # 都结束了：一个字节也没有
+    assert all(results["idle"][where]["bytes_per_second"] == 0 for where in ("list", "monitor"))
+    assert [item["rate"] for item in results["watching"]] == [0, 1, 10]
+    assert results["watching"][2]["bytes_per_second"] > 0 and results["watching"][2]["cpu_share"] > 0
+    for name in ("keys", "keys_many"):
+        for where in ("list", "monitor"):
+            assert 0 < results[name][where]["median_ms"] <= results[name][where]["worst_ms"]
+            assert results[name][where]["keys"] == 5
+    assert results["keys_many"]["live_runs"] == 2 and results["quick"]
+
+
+def test_app_terminal_times_and_counts(tmp_path: Path) -> None:
+    """看到的时刻在按键之后；离开是退出码 0；终端没了是 SIGHUP。"""
+    import signal
+
+    from app_terminal import AppTerminal
+
+    terminal = AppTerminal(tmp_path)
+    assert terminal.see("No runs here yet") >= terminal.see("nanogpt-workbench") > terminal.began
+    terminal.quiet_since(0.5)
+    assert terminal.count_bytes(0.3) == 0
+    mark, pressed = terminal.mark(), terminal.type("?")
+    assert terminal.see("quick start", mark) > pressed
+    with pytest.raises(TimeoutError):
+        terminal.see("never on this screen", limit_s=0.2)
+    terminal.hang_up()
+    assert terminal.wait() in (-signal.SIGHUP, 0, 1) and not terminal.is_open
