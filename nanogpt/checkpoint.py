@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from nanogpt.atomic import DISK_FULL, atomic_file
+from nanogpt.config import RECIPE_MODEL_KEYS
 from nanogpt.errors import BadInput, OutOfResources
 from nanogpt.i18n import _
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.model import GPTConfig
 
 # nanoGPT 的 `GPTConfig` 只认这七项；其余的放进 `model_args_extra`，它才能照样读我们的文件。
 NANOGPT_MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
@@ -160,7 +161,9 @@ def _check_structure(checkpoint: Any) -> None:
         if args.get(key) != found or type(args[key]) is not type(found):
             raise ValueError(_("model_args says {key}={said}, but the weights have {found}").format(
                 key=key, said=repr(args.get(key))[:40], found=found))
-    heads, dropout = args.get("n_head"), args.get("dropout", 0.0)
+    heads, dropout, block_size = args.get("n_head"), args.get("dropout", 0.0), args.get("block_size")
+    if type(block_size) is not int or block_size < 1:
+        raise ValueError(_("block_size={n} is not legal").format(n=repr(block_size)[:40]))
     if type(heads) is not int or heads < 1 or shapes["n_embd"] % heads:
         raise ValueError(_("n_head={n} does not fit the weights").format(n=repr(heads)[:40]))
     if type(dropout) not in (int, float) or not 0 <= dropout < 1:
@@ -174,6 +177,8 @@ def _check_structure(checkpoint: Any) -> None:
         raise ValueError(_("it was made by a newer version"))
     if not isinstance(checkpoint.setdefault("config", {}), dict):
         raise ValueError(_("its config is not a table"))
+    if extra.get("rotary") and shapes["n_embd"] // heads % 2:
+        raise ValueError(_("n_head={n} does not fit the weights").format(n=heads))
     if expected_shapes(model_config(checkpoint)) != {name: tuple(tensor.shape) for name, tensor in model.items()}:
         raise ValueError(_("its weights do not fit its model_args"))
 
@@ -182,23 +187,28 @@ def _shapes(model: dict[str, Tensor]) -> dict[str, Any]:
     """由张量读出的形状。"""
     vocab_size, n_embd = model["transformer.wte.weight"].shape
     layers = {name.split(".")[2] for name in model if name.startswith("transformer.h.")}
-    return {"n_layer": len(layers), "n_embd": n_embd, "vocab_size": vocab_size,
-            "block_size": model["transformer.wpe.weight"].shape[0], "bias": "transformer.ln_f.bias" in model}
+    found = {"n_layer": len(layers), "n_embd": n_embd, "vocab_size": vocab_size,
+             "bias": "transformer.h.0.mlp.c_fc.bias" in model}
+    # 旋转位置没有嵌入，上下文的长度只写在 `model_args` 里
+    wpe = model.get("transformer.wpe.weight")
+    return found if wpe is None else {**found, "block_size": wpe.shape[0]}
 
 
 def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """每个参数的名字与形状。直接算出来：在 meta 设备上建一次模型要先载入一秒多的 torch 模块。"""
     V, T, C = config.vocab_size, config.block_size, config.n_embd
     matrices = {"attn.c_attn": (3 * C, C), "attn.c_proj": (C, C), "mlp.c_fc": (4 * C, C), "mlp.c_proj": (C, 4 * C)}
-    shapes: dict[str, tuple[int, ...]] = {
-        "transformer.wte.weight": (V, C), "transformer.wpe.weight": (T, C), "lm_head.weight": (V, C)}
+    shapes: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (V, C), "lm_head.weight": (V, C)}
+    if not config.rotary:
+        shapes["transformer.wpe.weight"] = (T, C)
     layers = [f"transformer.h.{i}" for i in range(config.n_layer)]
     shapes |= {f"{layer}.{name}.weight": shape for layer in layers for name, shape in matrices.items()}
     norms = [f"{layer}.{name}" for layer in layers for name in ("ln_1", "ln_2")] + ["transformer.ln_f"]
-    shapes |= {f"{norm}.weight": (C,) for norm in norms}
     if config.bias:
         shapes |= {f"{layer}.{name}.bias": shape[:1] for layer in layers for name, shape in matrices.items()}
-        shapes |= {f"{norm}.bias": (C,) for norm in norms}
+    if not config.weightless_norm:
+        kinds = ("weight", "bias") if config.bias else ("weight",)
+        shapes |= {f"{norm}.{kind}": (C,) for norm in norms for kind in kinds}
     return shapes
 
 
@@ -208,16 +218,19 @@ def model_config(checkpoint: dict[str, Any], **overrides: Any) -> GPTConfig:
     return GPTConfig(**{**args, **checkpoint["model_args_extra"], **overrides})
 
 
-def check_resumable(path: Path, checkpoint: dict[str, Any], model: GPT) -> None:
-    """续训还要用的部分，在交给 torch 之前与 `model` 逐项核对：它自己只查一部分，其余到第一步才出错。"""
+def check_resumable(path: Path, checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """续训还要用的部分，在交给 torch 之前与 `optimizer` 逐项核对：它自己只查一部分，其余到第一步才出错。"""
     try:
-        shapes = [p.shape for dim in (True, False) for p in model.parameters() if (p.dim() >= 2) is dim]
+        expected = [(p.shape, {"momentum_buffer"} if "momentum" in group else {"step", "exp_avg", "exp_avg_sq"})
+                    for group in optimizer.param_groups for p in group["params"]]
         groups, state = checkpoint["optimizer"]["param_groups"], checkpoint["optimizer"]["state"]
-        if [i for group in groups for i in group["params"]] != list(range(len(shapes))):
+        if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups] \
+                or [i for group in groups for i in group["params"]] != list(range(len(expected))):
             raise ValueError(_("its optimizer does not fit its weights"))
-        for number, moments in state.items():
-            if set(moments) != {"step", "exp_avg", "exp_avg_sq"} or moments["step"].numel() != 1 \
-                    or not shapes[number] == moments["exp_avg"].shape == moments["exp_avg_sq"].shape:
+        for number, saved in state.items():
+            shape, names = expected[number]
+            if set(saved) != names or any(tensor.numel() != 1 if name == "step" else tensor.shape != shape
+                                          for name, tensor in saved.items()):
                 raise ValueError(_("its optimizer does not fit its weights"))
         for mine in checkpoint.get("rank_states", []):
             if mine["cpu_rng"].dtype != torch.uint8 or mine["cpu_rng"].shape != torch.get_rng_state().shape \
@@ -229,9 +242,13 @@ def check_resumable(path: Path, checkpoint: dict[str, Any], model: GPT) -> None:
 
 
 def check_resume_shape(checkpoint: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
-    """明说过的形状与检查点不同时拒绝，并列出每一处不同。"""
-    different = [f"{key}: {checkpoint['model_args'][key]} -> {wanted[key]}"
-                 for key in SHAPE_KEYS if key in wanted and wanted[key] != checkpoint["model_args"][key]]
+    """明说过的形状、网络或优化器与检查点不同时拒绝，并列出每一处不同。"""
+    saved = {**{key: False for key in RECIPE_MODEL_KEYS}, **checkpoint["model_args_extra"],
+             "optimizer": checkpoint["config"].get("optimizer", "adamw"),
+             **{key: checkpoint["model_args"][key] for key in SHAPE_KEYS}}
+    different = [f"{key}: {saved[key]} -> {wanted[key]}"
+                 for key in (*SHAPE_KEYS, *RECIPE_MODEL_KEYS, "optimizer")
+                 if key in wanted and wanted[key] != saved[key]]
     if different:
         raise BadInput("resume_shape", _("the checkpoint has another shape; saved -> asked: {table}").format(
             table="; ".join(different)), where, _("leave these keys out, or start anew in another --out_dir"))

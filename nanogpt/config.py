@@ -20,6 +20,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 _IO, _LOG, _DATA, _MODEL = N_("output and evaluation"), N_("wandb logging"), N_("data"), N_("model")
 _ADAMW, _DECAY, _DDP, _SYSTEM = N_("optimizer (AdamW)"), N_("learning rate schedule"), N_("distributed"), N_("system")
+_RECIPE = N_("modern recipe; off by default, the default is nanoGPT's")
 _SAMPLING, _BENCH = N_("sampling"), N_("benchmark")
 _DEVICE_HELP = N_("auto, cpu, mps, cuda or cuda:N; auto takes the best that this machine has")
 _DTYPE_HELP = N_("precision of the forward pass; auto: bfloat16 or float16 on CUDA, float32 elsewhere")
@@ -32,6 +33,8 @@ class TrainConfig:
     out_dir: str = option("out", N_("run directory: log, checkpoints, config"), _IO)
     eval_interval: int = option(2000, N_("evaluate and save a checkpoint every so often"), _IO, unit=N_("iters"), low=1)
     log_interval: int = option(1, N_("log the training loss every so often"), _IO, unit=N_("iters"), low=1)
+    log_timing: bool = option(
+        False, N_("also log where a step's time goes; on a GPU the measuring itself costs a little"), _IO)
     eval_iters: int = option(200, N_("batches for each evaluation, per split"), _IO, unit=N_("batches"), low=1)
     eval_only: bool = option(False, N_("evaluate once and exit"), _IO)
     always_save_checkpoint: bool = option(
@@ -66,10 +69,23 @@ class TrainConfig:
     beta2: float = option(0.95, N_("AdamW beta2"), _ADAMW, low=0, below=1)
     grad_clip: float = option(1.0, N_("clip the gradient norm at this value; 0: do not clip"), _ADAMW, low=0)
 
-    decay_lr: bool = option(True, N_("warm up, then decay by a cosine; otherwise constant"), _DECAY)
+    decay_lr: bool = option(True, N_("warm up, then decay; otherwise constant"), _DECAY)
+    lr_schedule: str = option("cosine", N_("shape of the decay to min_lr"), _DECAY, choices=("cosine", "linear"))
     warmup_iters: int = option(2000, N_("linear warm-up"), _DECAY, unit=N_("iters"), low=0)
     lr_decay_iters: int = option(600000, N_("end of the decay; usually max_iters"), _DECAY, unit=N_("iters"), low=0)
     min_lr: float = option(6e-5, N_("final learning rate; usually learning_rate / 10"), _DECAY, low=0)
+
+    optimizer: str = option(
+        "adamw", N_("muon: Muon for the matrices of the blocks, AdamW for the rest"), _RECIPE,
+        choices=("adamw", "muon"))
+    muon_lr: float = option(0.02, N_("maximum learning rate of Muon; follows the same schedule"), _RECIPE, low=0)
+    muon_momentum: float = option(0.95, N_("momentum of Muon"), _RECIPE, low=0, below=1)
+    rotary: bool = option(False, N_("rotary positions instead of position embeddings"), _RECIPE)
+    qk_norm: bool = option(False, N_("normalise queries and keys"), _RECIPE)
+    squared_relu: bool = option(False, N_("squared ReLU instead of GELU"), _RECIPE)
+    weightless_norm: bool = option(False, N_("RMSNorm without weights instead of LayerNorm"), _RECIPE)
+    untied_head: bool = option(False, N_("an output layer of its own, apart from the token embedding"), _RECIPE)
+    zero_init: bool = option(False, N_("output projections, and an untied head, start at zero"), _RECIPE)
 
     backend: str = option("nccl", N_("process group; on CPU always gloo"), _DDP, choices=("nccl", "gloo", "mpi"))
     dist_timeout_s: float = option(
@@ -123,6 +139,9 @@ class BenchConfig:
     dtype: str = option("auto", _DTYPE_HELP, _SYSTEM, choices=DTYPES)
     compile: bool | str = option("auto", N_("torch.compile; auto: on CUDA only"), _SYSTEM, type=bool, allows_auto=True)
 
+
+# 决定网络的键，`TrainConfig` 与 `GPTConfig` 里同名；官方的 GPT-2 都没有
+RECIPE_MODEL_KEYS = ("rotary", "qk_norm", "squared_relu", "weightless_norm", "untied_head", "zero_init")
 
 ConfigT = TypeVar("ConfigT", TrainConfig, SampleConfig, BenchConfig)
 
@@ -188,9 +207,22 @@ def check_config(config: TrainConfig | SampleConfig | BenchConfig) -> None:
         return
     if config.init_from == "resume" and config.overwrite:
         raise _refused("overwrite", True, _("--init_from=resume goes on with the run that it would delete"))
+    _check_recipe(config)
     if config.decay_lr and not config.eval_only and config.warmup_iters >= config.lr_decay_iters:
         raise _refused("warmup_iters", config.warmup_iters,
                        _("must be below lr_decay_iters={n}; or --decay_lr=False").format(n=config.lr_decay_iters))
+
+
+def _check_recipe(config: TrainConfig) -> None:
+    """现代配方里彼此有关的键。"""
+    if config.rotary and config.n_embd // config.n_head % 2:
+        raise _refused("rotary", True, _("each head is {n} wide, and rotary positions need an even width").format(
+            n=config.n_embd // config.n_head))
+    if config.optimizer == "muon" and config.learning_rate == 0:
+        raise _refused("learning_rate", 0, _("Muon's learning rate follows it; to stop AdamW, set it very small"))
+    asked = [key for key in RECIPE_MODEL_KEYS if getattr(config, key)]
+    if asked and config.init_from not in ("scratch", "resume"):
+        raise _refused(asked[0], True, _("the weights of {name} were trained without it").format(name=config.init_from))
 
 
 def check_world_size(config: TrainConfig, world_size: int) -> None:

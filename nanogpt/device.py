@@ -72,6 +72,14 @@ def choose_dtype(name: str, device: str) -> str:
     return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
 
 
+def has_fast_bfloat16(device_type: str) -> bool:
+    """bfloat16 的矩阵乘法有没有专门的指令；没有的处理器上是模拟的，比 float32 还慢。"""
+    if device_type == "cpu":
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return device_type == "cuda" and torch.cuda.get_device_capability()[0] >= 8
+
+
 def choose_compile(value: bool | str, device: str) -> bool:
     """`auto`：只在装有 Triton 的 CUDA 上编译。CPU 上编译要几十秒，短的运行收不回来。"""
     if value != "auto":

@@ -16,6 +16,10 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
 
+from nanogpt.device import has_fast_bfloat16
+from nanogpt.loss import linear_cross_entropy
+from nanogpt.muon import MuonAdamW
+
 
 @dataclass
 class GPTConfig:
@@ -29,6 +33,23 @@ class GPTConfig:
     dropout: float = 0.0
     bias: bool = True        # True：Linear 与 LayerNorm 都有偏置，同 GPT-2；False：略好也略快
     gelu_tanh: bool = False  # True：GELU 的 tanh 近似，OpenAI 的 GPT-2 权重是用它训练的
+    rotary: bool = False           # 旋转位置编码，没有 `wpe`（RoPE，Su 等，2021）
+    qk_norm: bool = False          # 查询与键各自归一化，点积不会太大（Henry 等，2020）
+    squared_relu: bool = False     # 激活函数是 ReLU 的平方（Primer，So 等，2021）
+    weightless_norm: bool = False  # RMSNorm（Zhang 与 Sennrich，2019），没有可学的权重
+    untied_head: bool = False      # 输出层有自己的矩阵
+    zero_init: bool = False        # 残差支路的输出层与输出层从零开始：每块起初是恒等（muP，Yang 等，2022）
+
+    def is_gpt2(self) -> bool:
+        """是不是 GPT-2 的网络，Hugging Face 的 `GPT2LMHeadModel` 能不能表示它。"""
+        return not (self.rotary or self.qk_norm or self.squared_relu or self.weightless_norm or self.untied_head)
+
+
+def norm(config: GPTConfig) -> nn.Module:
+    """残差流上的归一化。"""
+    if config.weightless_norm:
+        return nn.RMSNorm(config.n_embd, elementwise_affine=False)
+    return nn.LayerNorm(config.n_embd, bias=config.bias)
 
 
 class CausalSelfAttention(nn.Module):
@@ -42,13 +63,19 @@ class CausalSelfAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
         self.n_head = config.n_head
         self.dropout = config.dropout
+        self.qk_norm = config.qk_norm
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor, int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None,
+                past: tuple[Tensor, Tensor, int] | None = None) -> Tensor:
         """`x`：(B, T, C)。`past` 是本层缓存的键、值与其中已有的长度，见 `KVCache`；新的键与值写在其后。"""
         B, T, C = x.size()
         q, k, v = self.c_attn(x).split(C, dim=2)
         q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
         k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        if self.qk_norm:
+            q, k = F.rms_norm(q, (q.size(-1),)), F.rms_norm(k, (k.size(-1),))
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
         mask, is_causal = None, True
         if past is not None:
@@ -65,13 +92,33 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(y))
 
 
+def rotations(positions: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+    """位置 (T,) 的旋转：余弦与带符号的正弦，各 (T, hs)。第 i 与第 i + hs/2 维是一对，转速按 10000 的幂递减。"""
+    frequencies = 10000.0 ** -(torch.arange(0, head_size, 2, device=positions.device) / head_size)  # (hs / 2,)
+    angles = positions[:, None] * frequencies
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """按位置旋转 (B, nh, T, hs)：之后 q 与 k 的点积只取决于两者的距离（RoPE 论文 3.2 节）。"""
+    cos, sin = rotation
+    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, dims=-1), sin).to(x.dtype)
+
+
+class SquaredReLU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        return x * x  # CPU 上比 `square()` 的反向快
+
+
 class MLP(nn.Module):
     """逐位置的两层前馈网络，中间宽 4C。"""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.gelu = nn.GELU(approximate="tanh" if config.gelu_tanh else "none")
+        self.gelu = SquaredReLU() if config.squared_relu else nn.GELU("tanh" if config.gelu_tanh else "none")
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -84,13 +131,14 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_1 = norm(config)
         self.attn = CausalSelfAttention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_2 = norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor, int] | None = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), past)
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None,
+                past: tuple[Tensor, Tensor, int] | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), rotation, past)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -115,20 +163,25 @@ class GPT(nn.Module):
         self.config = config
         self.transformer = nn.ModuleDict({
             "wte": nn.Embedding(config.vocab_size, config.n_embd),
-            "wpe": nn.Embedding(config.block_size, config.n_embd),
+            **({} if config.rotary else {"wpe": nn.Embedding(config.block_size, config.n_embd)}),
             "drop": nn.Dropout(config.dropout),
             "h": nn.ModuleList([Block(config) for _ in range(config.n_layer)]),
-            "ln_f": nn.LayerNorm(config.n_embd, bias=config.bias),
+            "ln_f": norm(config),
         })
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        # 输入与输出的嵌入共用一个矩阵（Press 与 Wolf，2017）
-        self.transformer["wte"].weight = self.lm_head.weight
+        if not config.untied_head:
+            # 输入与输出的嵌入共用一个矩阵（Press 与 Wolf，2017）
+            self.transformer["wte"].weight = self.lm_head.weight
 
         self.apply(self._init_weights)
         # 残差支路的输出层按深度缩小，使残差流的方差不随层数增长（GPT-2 论文 2.3 节）
         for name, parameter in self.named_parameters():
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(parameter, mean=0.0, std=0.02 / math.sqrt(2 * config.n_layer))
+                if config.zero_init:
+                    nn.init.zeros_(parameter)
+        if config.zero_init and config.untied_head:
+            nn.init.zeros_(self.lm_head.weight)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -139,29 +192,35 @@ class GPT(nn.Module):
     def get_num_params(self, non_embedding: bool = True) -> int:
         """参数个数。默认不计位置嵌入；词嵌入也是输出层的权重，所以计入。"""
         count = sum(p.numel() for p in self.parameters())
-        return count - self.transformer["wpe"].weight.numel() if non_embedding else count
+        return count - self.transformer["wpe"].weight.numel() if non_embedding and not self.config.rotary else count
 
-    def forward(self, idx: Tensor, targets: Tensor | None = None,
-                cache: KVCache | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, idx: Tensor, targets: Tensor | None = None, cache: KVCache | None = None,
+                loss_only: bool = False) -> tuple[Any, Any]:
         """`idx`、`targets`：(B, T) 的 int64，T 不超过 `block_size`；`targets` 为 -1 的位置不计损失。
 
         返回（logits, loss）。给了 `targets` 时 logits 为 (B, T, V)，loss 是以 nat 计的平均交叉熵；
-        否则 logits 只有最后一个位置，(B, 1, V)，loss 为 None。
+        否则 logits 只有最后一个位置，(B, 1, V)，loss 为 None。`loss_only`：不要 logits，省下它的内存，那一项为 None。
         给了 `cache` 时 `idx` 接在它已有的 token 之后，位置从 `cache.length` 数起，算出的键与值记入其中。
         """
         T, start = idx.size(1), 0 if cache is None else cache.length
         if self.config.block_size < start + T:
             raise ValueError(f"sequence of length {start + T} is longer than block_size {self.config.block_size}")
         positions = torch.arange(start, start + T, dtype=torch.long, device=idx.device)
-        x = self.transformer["wte"](idx) + self.transformer["wpe"](positions)  # (B, T, C)
+        x, rotation = self.transformer["wte"](idx), None  # (B, T, C)
+        if self.config.rotary:
+            rotation = rotations(positions, self.config.n_embd // self.config.n_head)
+        else:
+            x = x + self.transformer["wpe"](positions)
         x = self.transformer["drop"](x)
         for i, block in enumerate(self.transformer["h"].children()):
-            x = block(x, None if cache is None else (cache.keys[i], cache.values[i], start))
+            x = block(x, rotation, None if cache is None else (cache.keys[i], cache.values[i], start))
         if cache is not None:
             cache.length = start + T
         x = self.transformer["ln_f"](x)
         if targets is None:
             return self.lm_head(x[:, [-1], :]), None
+        if loss_only:
+            return None, linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
         logits = self.lm_head(x)
         loss = F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1), ignore_index=-1)
         return logits, loss
@@ -171,6 +230,8 @@ class GPT(nn.Module):
         if block_size > self.config.block_size:
             raise ValueError(f"cannot crop block_size {self.config.block_size} to the larger {block_size}")
         self.config.block_size = block_size
+        if self.config.rotary:
+            return
         wpe = self.transformer["wpe"]
         wpe.weight = nn.Parameter(wpe.weight[:block_size])
         wpe.num_embeddings = block_size
@@ -192,21 +253,36 @@ class GPT(nn.Module):
         return model
 
     def configure_optimizers(self, weight_decay: float, learning_rate: float, betas: tuple[float, float],
-                             device_type: str) -> torch.optim.AdamW:
-        """AdamW（Loshchilov 与 Hutter，2019）。二维以上的参数（矩阵与嵌入）衰减，偏置与归一化不衰减。"""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-        ]
+                             device_type: str, muon_lr: float | None = None,
+                             muon_momentum: float = 0.95) -> torch.optim.Optimizer:
+        """AdamW（Loshchilov 与 Hutter，2019）。二维以上的参数（矩阵与嵌入）衰减，偏置与归一化不衰减。
+
+        给了 `muon_lr`，每块里的矩阵就走 Muon，嵌入与输出层仍走 AdamW。
+        """
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         # 融合核一次遍历更新全部参数；CPU 上也有
         fused = device_type in ("cuda", "cpu") and "fused" in inspect.signature(torch.optim.AdamW).parameters
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **({"fused": True} if fused else {}))
+        if muon_lr is None:
+            groups = [
+                {"params": [p for _, p in named if p.dim() >= 2], "weight_decay": weight_decay},
+                {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0},
+            ]
+            return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **({"fused": True} if fused else {}))
+        hidden = [p for name, p in named if p.dim() == 2 and name.startswith("transformer.h.")]
+        others = [p for name, p in named if p.dim() >= 2 and not name.startswith("transformer.h.")]
+        adamw = {"lr": learning_rate, "betas": betas, "fused": fused}
+        return MuonAdamW([
+            {"params": hidden, "weight_decay": weight_decay, "lr": muon_lr, "momentum": muon_momentum},
+            {"params": others, "weight_decay": weight_decay, **adamw},
+            {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0, **adamw},
+        ], torch.bfloat16 if has_fast_bfloat16(device_type) else torch.float32)
 
     def flops_per_token(self) -> int:
         """前向加反向每个 token 的浮点运算数，6N + 12·L·C·T（PaLM 论文附录 B）。"""
         c = self.config
-        return 6 * self.get_num_params() + 12 * c.n_layer * c.n_embd * c.block_size
+        # 词嵌入只在兼作输出层时才有矩阵乘法
+        n = self.get_num_params() - (self.transformer["wte"].weight.numel() if c.untied_head else 0)
+        return 6 * n + 12 * c.n_layer * c.n_embd * c.block_size
 
     def estimate_mfu(self, fwdbwd_per_iter: float, dt: float, peak_flops: float = 312e12) -> float:
         """模型浮点利用率：每 `dt` 秒处理 `fwdbwd_per_iter` 条序列，与 `peak_flops`（每秒）之比。

@@ -46,7 +46,7 @@ HEARTBEAT_S = 5.0  # 分布式时各 rank 报一次平安的间隔
 
 
 def get_lr(config: TrainConfig, it: int) -> float:
-    """第 `it` 步的学习率：线性升温，余弦下降到 `min_lr`（Loshchilov 与 Hutter，2017）。"""
+    """第 `it` 步的学习率：线性升温，按余弦（Loshchilov 与 Hutter，2017）或直线下降到 `min_lr`。"""
     if not config.decay_lr:
         return config.learning_rate
     if it < config.warmup_iters:
@@ -54,7 +54,8 @@ def get_lr(config: TrainConfig, it: int) -> float:
     if it > config.lr_decay_iters:
         return config.min_lr
     ratio = (it - config.warmup_iters) / (config.lr_decay_iters - config.warmup_iters)
-    return config.min_lr + 0.5 * (1.0 + math.cos(math.pi * ratio)) * (config.learning_rate - config.min_lr)
+    height = 1.0 - ratio if config.lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * ratio))
+    return config.min_lr + height * (config.learning_rate - config.min_lr)
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def estimate_loss(t: Training) -> dict[str, float]:
         for k in range(t.ranks.rank, t.config.eval_iters, t.ranks.world_size):
             x, y = t.batches.load(split, t.batches.draw(split))
             with t.amp:
-                total[k] = t.model(x, y)[1].item()
+                total[k] = t.model(x, y, loss_only=True)[1].item()
         losses[split] = t.ranks.mean(total.mean().item()) * t.ranks.world_size
     t.model.train()
     return losses
@@ -96,11 +97,14 @@ def train_step(t: Training, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tenso
             # 梯度只在最后一个微批同步；这是 `no_sync()` 里唯一的动作
             t.model.require_backward_grad_sync = micro_step == t.accumulation - 1
         with t.amp:
-            loss = t.model(*batch)[1] / t.accumulation
+            loss = t.model(*batch, loss_only=True)[1] / t.accumulation
+        t.clock.lap("forward")
         # 前向还在 GPU 上排队，CPU 趁这时取下一批
         batch = t.next_batch()
+        t.clock.lap("data")
         t.scaler.scale(loss).backward()
         total += loss.detach()
+        t.clock.lap("backward")
     grad_norm = None
     if t.config.grad_clip != 0.0:
         t.scaler.unscale_(t.optimizer)
@@ -108,6 +112,7 @@ def train_step(t: Training, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tenso
     t.scaler.step(t.optimizer)
     t.scaler.update()
     t.optimizer.zero_grad(set_to_none=True)
+    t.clock.lap("optimizer")
     return total, grad_norm, batch
 
 
@@ -121,7 +126,7 @@ def log_iter(t: Training, loss: Tensor, grad_norm: Tensor | None, lr: float, ite
     t.say(f"iter {t.iter_num}: loss {mean_loss:.4f}, time {iter_ms:.2f}ms, mfu {percent:.2f}%")
     t.emit("iter", iter=t.iter_num, loss=mean_loss, lr=lr, grad_norm=None if grad_norm is None else grad_norm.item(),
            iter_ms=iter_ms, tokens_per_second=t.tokens_per_iter / iter_ms * 1e3, mfu=mfu,
-           memory_mib=devices.memory_mib(t.device))
+           memory_mib=devices.memory_mib(t.device), **t.clock.take())
     return mean_loss
 
 
@@ -134,13 +139,14 @@ def train(t: Training) -> str:
     watch = RankWatch(t.ranks, t.warn) if t.ranks.is_distributed else None
     if watch is not None:
         watch.start()
+    muon_scale = config.muon_lr / config.learning_rate if config.optimizer == "muon" else 1.0
     first_iter, heartbeat = t.iter_num, time.monotonic()
     began, timed = time.perf_counter(), 0  # 自上次记录以来的时刻与步数，不含评估与保存
     try:
         while True:
             lr = get_lr(config, t.iter_num)
             for group in t.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * muon_scale if "momentum" in group else lr
 
             must_stop, must_report = t.ranks.any(
                 t.stop.requested or t.ranks.is_orphaned() or (t.run is not None and t.run.stop_requested()),
@@ -160,6 +166,7 @@ def train(t: Training) -> str:
                 save(t, f"ckpt-{t.iter_num}.pt")
                 began, timed = time.perf_counter(), 0
 
+            t.clock.start()
             loss, grad_norm, batch = train_step(t, batch)
             timed += 1
 
@@ -168,6 +175,7 @@ def train(t: Training) -> str:
                 iter_ms = (time.perf_counter() - began) * 1e3 / timed
                 began, timed = time.perf_counter(), 0
                 mean_loss = log_iter(t, loss, grad_norm, lr, iter_ms, is_settled=t.iter_num - first_iter >= 5)
+                t.clock.lap("logging")
                 check_finite(t, mean_loss, _("the loss"))
                 if bar is not None:
                     bar.update(t.iter_num, mean_loss)

@@ -1,6 +1,6 @@
 """一次训练的全部状态：怎样建起来，怎样存下去，怎样从检查点接上。
 
-`nanogpt.train` 的循环只推进 `Training`；`build` 与 `restore` 是进，`save` 是出。
+`nanogpt.train` 的循环只推进 `Training`；`build` 是进，`save` 是出，`nanogpt.resume` 把存下的放回来。
 """
 
 import math
@@ -20,14 +20,15 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from nanogpt import checkpoint as ckpt
 from nanogpt import device as devices
 from nanogpt.batches import RandomWindows
-from nanogpt.config import TrainConfig, saved_values
-from nanogpt.dataset import check_dataset
+from nanogpt.config import RECIPE_MODEL_KEYS, TrainConfig, saved_values
 from nanogpt.distributed import Ranks
-from nanogpt.errors import BadInput, Diverged, OutOfResources
+from nanogpt.errors import Diverged, OutOfResources
 from nanogpt.i18n import _
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.preflight import Job, scratch_vocab_size
+from nanogpt.resume import checkpoint_to_resume, restore
 from nanogpt.rundir import CHECKPOINT, RunDir
+from nanogpt.step_clock import StepClock
 from nanogpt.stopping import StopSignals
 
 
@@ -45,10 +46,11 @@ class Training:
     amp: AbstractContextManager[Any]
     raw_model: GPT                  # 没有包装的模型
     model: Any                      # 编译与 DDP 包装之后的模型，与 raw_model 共用参数
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler    # 只在 float16 时起作用
     batches: RandomWindows
     tokenizer: dict[str, Any] | None
+    clock: StepClock
     iter_num: int = 0
     best_val_loss: float = 1e9
     evaluated_iter: int = -1        # 最近一次评估在哪一步；续训不重复评估，随机数才接得上
@@ -105,15 +107,19 @@ def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
     config = replace(config, device=device_type if config.device == "auto" else config.device,
                      dtype=devices.choose_dtype(config.dtype, device),
                      compile=devices.choose_compile(config.compile, device))
-    checkpoint = _checkpoint_to_resume(job, config) if config.init_from == "resume" else None
+    checkpoint = checkpoint_to_resume(job, config) if config.init_from == "resume" else None
     ranks.connect(config.backend, device, config.dist_timeout_s)
 
     devices.seed(config.seed + ranks.rank)
     raw_model = _initial_model(job, config, checkpoint).to(device)
     config = replace(config, **{key: getattr(raw_model.config, key)
-                                for key in ("n_layer", "n_head", "n_embd", "block_size", "bias")})
-    optimizer = raw_model.configure_optimizers(config.weight_decay, config.learning_rate,
-                                               (config.beta1, config.beta2), device_type)
+                                for key in ("n_layer", "n_head", "n_embd", "block_size", "bias", *RECIPE_MODEL_KEYS)},
+                     optimizer=checkpoint["config"].get("optimizer", "adamw") if checkpoint else config.optimizer)
+    optimizer = raw_model.configure_optimizers(
+        config.weight_decay, config.learning_rate, (config.beta1, config.beta2), device_type,
+        config.muon_lr if config.optimizer == "muon" else None, config.muon_momentum)
+    if checkpoint is not None:
+        ckpt.check_resumable(Path(config.out_dir) / CHECKPOINT, checkpoint, optimizer)
     model: Any = torch.compile(raw_model) if config.compile else raw_model
     if ranks.is_distributed:
         model = DDP(model, device_ids=[torch.device(device).index] if device_type == "cuda" else None)
@@ -124,28 +130,11 @@ def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
         amp=devices.autocast(device, config.dtype), raw_model=raw_model, model=model, optimizer=optimizer,
         scaler=torch.amp.GradScaler(device_type, enabled=config.dtype == "float16"),
         batches=RandomWindows(job.dataset, config.batch_size, config.block_size, raw_model.config.vocab_size, device),
-        tokenizer=job.dataset.tokenizer)
+        tokenizer=job.dataset.tokenizer, clock=StepClock(device, config.log_timing))
     _open_run(t, checkpoint)
     if checkpoint is not None:
-        _restore(t, checkpoint)
+        restore(t, checkpoint)
     return t
-
-
-def _checkpoint_to_resume(job: Job, config: TrainConfig) -> dict[str, Any]:
-    """续训的检查点，与明说过的形状、数据集、步数都对得上。"""
-    path = Path(config.out_dir) / CHECKPOINT
-    checkpoint = ckpt.load_checkpoint(path)
-    if "optimizer" not in checkpoint or "iter_num" not in checkpoint:
-        raise BadInput("no_optimizer", _("this checkpoint holds weights only; a resume needs the optimizer too"),
-                       str(path), _("sample from it, or train from the start"))
-    ckpt.check_resume_shape(checkpoint, {key: getattr(config, key) for key in job.explicit if hasattr(config, key)},
-                            str(path))
-    args = checkpoint["model_args"]
-    check_dataset(job.dataset, args["block_size"], args["vocab_size"])
-    if checkpoint["iter_num"] > config.max_iters and not config.eval_only:
-        raise BadInput("already_finished", _("this run has done all of max_iters={most}").format(
-            most=config.max_iters), str(path), _("raise --max_iters to go on"))
-    return checkpoint
 
 
 def _initial_model(job: Job, config: TrainConfig, checkpoint: dict[str, Any] | None) -> GPT:
@@ -153,11 +142,11 @@ def _initial_model(job: Job, config: TrainConfig, checkpoint: dict[str, Any] | N
     if checkpoint is not None:
         model = GPT(ckpt.model_config(checkpoint, dropout=config.dropout))
         model.load_state_dict(checkpoint["model"])
-        ckpt.check_resumable(Path(config.out_dir) / CHECKPOINT, checkpoint, model)
     elif config.init_from == "scratch":
         model = GPT(GPTConfig(n_layer=config.n_layer, n_head=config.n_head, n_embd=config.n_embd,
                               block_size=config.block_size, bias=config.bias, dropout=config.dropout,
-                              vocab_size=scratch_vocab_size(job.dataset)))
+                              vocab_size=scratch_vocab_size(job.dataset),
+                              **{key: getattr(config, key) for key in RECIPE_MODEL_KEYS}))
     else:
         model = GPT.from_pretrained(config.init_from, {"dropout": config.dropout})
         if config.block_size < model.config.block_size:
@@ -181,55 +170,12 @@ def _open_run(t: Training, checkpoint: dict[str, Any] | None) -> None:
     t.say(f"number of parameters: {params / 1e6:.2f}M, device: {name} x {t.ranks.world_size}, dtype: {t.config.dtype}, "
           f"compile: {t.config.compile}")
     if t.run is not None and not t.config.eval_only:
-        # 权重与 AdamW 的两个动量；改名之前新旧两份并存
+        # 权重与 AdamW 的两个动量（Muon 只有一个）；改名之前新旧两份并存
         need = 2 * 3 * sum(p.numel() * p.element_size() for p in t.raw_model.parameters())
         have = shutil.disk_usage(t.run.path).free
         if have < need:
             t.warn("low_disk_space", _("checkpoints need about {need} MiB, {have} MiB are free").format(
                 need=need >> 20, have=have >> 20), _("free some space or choose another --out_dir"))
-
-
-def _restore(t: Training, checkpoint: dict[str, Any]) -> None:
-    """接上检查点的那一步。随机数最后恢复：建模型、建优化器都会用掉一些。"""
-    for saved, group in zip(checkpoint["optimizer"]["param_groups"], t.optimizer.param_groups, strict=True):
-        # 只接上两个动量：学习率、衰减、用哪种核由这一次的配置与机器决定
-        saved |= {key: value for key, value in group.items() if key != "params"}
-    t.optimizer.load_state_dict(checkpoint["optimizer"])
-    t.iter_num = t.saved_iter = checkpoint["iter_num"]
-    t.best_val_loss = checkpoint["best_val_loss"]
-    t.evaluated_iter = checkpoint.get("evaluated_iter", -1)
-    t.saved_is_best = checkpoint.get("is_best", True)
-    t.kept_iter = checkpoint.get("kept_iter", -1)
-    if checkpoint.get("scaler"):
-        t.scaler.load_state_dict(checkpoint["scaler"])
-    changed = _inexact(t, checkpoint)
-    if changed:
-        t.warn("resume_not_exact", _("the run goes on, but not as if it had never stopped: {why}").format(
-            why="; ".join(changed)))
-    states = checkpoint.get("rank_states")
-    if states is None or t.ranks.rank >= len(states):
-        return
-    mine = states[t.ranks.rank]
-    torch.set_rng_state(mine["cpu_rng"])
-    if mine["cuda_rng"] is not None and t.device.startswith("cuda"):
-        torch.cuda.set_rng_state(mine["cuda_rng"], t.device)
-    last = t.batches.dataset.tokens("train") - t.config.block_size
-    if len(mine["ix"]) == t.config.batch_size and mine["ix"].min() >= 0 and mine["ix"].max() < last:
-        t.ix = mine["ix"]
-
-
-def _inexact(t: Training, checkpoint: dict[str, Any]) -> list[str]:
-    """哪些变化使续训不再逐位相同；没有则为空。"""
-    if "rank_states" not in checkpoint:
-        return [_("the checkpoint holds no random state")]
-    before, now = checkpoint["config"], saved_values(t.config)
-    keys = ("dataset", "batch_size", "gradient_accumulation_steps", "dropout", "dtype", "eval_interval", "eval_iters",
-            "learning_rate", "min_lr", "warmup_iters", "lr_decay_iters", "decay_lr", "weight_decay", "beta1", "beta2",
-            "grad_clip", "compile")
-    changed = [f"{key}: {before[key]} -> {now[key]}" for key in keys if key in before and before[key] != now[key]]
-    if len(checkpoint["rank_states"]) != t.ranks.world_size:
-        changed.append(f"world_size: {len(checkpoint['rank_states'])} -> {t.ranks.world_size}")
-    return changed
 
 
 def check_finite(t: Training, loss: float, what: str, weights: bool = False) -> None:

@@ -1,0 +1,90 @@
+"""Muon：隐藏层的矩阵走正交化的动量，其余的参数走 AdamW，合成一个优化器。
+
+`GPT.configure_optimizers` 建立它；`nanogpt.training` 存取它的状态，`nanogpt.train` 每步给每组定学习率。
+每个 rank 都从同步过的梯度算出全部的更新，权重因此相同，不另外通信。
+
+出处：Jordan 等，Muon: An optimizer for hidden layers in neural networks（2024）；权重衰减见 Liu 等，Muon is
+Scalable for LLM Training（2025）。
+"""
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+# 五次多项式 aX + b(XXᵀ)X + c(XXᵀ)²X 的系数：在零点的斜率大，小的奇异值几步就到 0.7 与 1.2 之间，不必恰好是 1
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+_STEPS = 5
+
+
+def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """一批矩阵 (N, m, n) 的 UΣVᵀ 各自换成近似的 UVᵀ，即全部奇异值变成 1 左右（Newton-Schulz 迭代）。
+
+    `dtype` 是迭代的精度；每个矩阵每步的代价约 4m²n + 2m³ 次浮点运算，m 是短的一边。
+    """
+    is_tall = matrices.size(1) > matrices.size(2)
+    x = matrices.mT if is_tall else matrices  # 短的一边在前，XXᵀ 才小
+    # 谱范数不大于 1 才收敛，而它不大于 Frobenius 范数
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
+    for _step in range(_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+    return (x.mT if is_tall else x).to(matrices.dtype)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """有 `momentum` 的组走 Muon（只能是矩阵），有 `betas` 与 `fused` 的组走 AdamW；两者的权重衰减都与梯度分开。
+
+    状态：Muon 每个参数一份 `momentum_buffer`，AdamW 是 `step`、`exp_avg` 与 `exp_avg_sq`。
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype):
+        super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.0})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """没有梯度的参数不动。"""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if "momentum" in group:
+                # 同样形状的一起算：几十个小的矩阵乘法合成一个
+                parameters.sort(key=lambda p: p.shape)
+                for _shape, same in groupby(parameters, key=lambda p: p.shape):
+                    self._muon(group, list(same))
+            elif parameters:
+                self._adamw(group, parameters)
+        return loss
+
+    def _muon(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """动量取 Nesterov 的形式；更新乘 √max(1, 行数/列数)，使输出每一维的变化不因形状而异。"""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        updates = orthogonalize(torch.stack(torch._foreach_lerp(gradients, buffers, group["momentum"])), self.dtype)
+        rows, columns = parameters[0].shape
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, updates.unbind(), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+
+    def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """与 `torch.optim.AdamW` 同一个函数。"""
+        for p in parameters:
+            if not self.state[p]:
+                # 融合核要求步数与参数在同一设备上
+                self.state[p] = {"step": torch.zeros((), device=p.device if group["fused"] else "cpu"),
+                                 "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        states = [self.state[p] for p in parameters]
+        adamw(parameters, [p.grad for p in parameters if p.grad is not None], [s["exp_avg"] for s in states],
+              [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states], fused=group["fused"], amsgrad=False,
+              beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
+              eps=1e-8, maximize=False)
