@@ -1,0 +1,112 @@
+"""Muon：与 numpy 的 float64 逐步重算相比，AdamW 的部分与 torch 自己的相比。约 2 s。"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nanogpt.device import has_fast_bfloat16
+from nanogpt.model import GPT, GPTConfig
+from nanogpt.muon import MuonAdamW, orthogonalize
+
+
+def reference_orthogonalize(matrix: np.ndarray) -> np.ndarray:
+    """同一个多项式作用在奇异值上：SVD 里算，不做矩阵迭代。"""
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    s = s / np.linalg.norm(matrix)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return u @ np.diag(s) @ vt
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 12), (2, 8, 24), (1, 24, 8)])
+def test_orthogonalize_acts_on_the_singular_values(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(shape, dtype=torch.float64)
+    found = orthogonalize(matrices, torch.float64)
+    for one, before in zip(found, matrices, strict=True):
+        np.testing.assert_allclose(one.numpy(), reference_orthogonalize(before.numpy()), atol=1e-6)
+        values = torch.linalg.svdvals(one)
+        assert 0.6 < values.min() and values.max() < 1.3
+    # 半精度的迭代只差舍入
+    assert (orthogonalize(matrices.float(), torch.bfloat16) - found).abs().max() < 0.1
+
+
+def test_steps_equal_a_reference() -> None:
+    """三步：动量、Nesterov、按形状的倍数与权重衰减。两个同形的矩阵合成一批，结果与各自算的一样。"""
+    torch.manual_seed(1)
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in ((6, 4), (4, 6), (6, 4))]
+    expected = [p.detach().numpy().astype(np.float64) for p in parameters]
+    momenta = [np.zeros_like(p) for p in expected]
+    optimizer = MuonAdamW([{"params": parameters, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.5}], torch.float32)
+    for _step in range(3):
+        for i, p in enumerate(parameters):
+            p.grad = torch.randn_like(p)
+            gradient = p.grad.numpy().astype(np.float64)
+            momenta[i] = 0.9 * momenta[i] + 0.1 * gradient
+            update = reference_orthogonalize(0.9 * momenta[i] + 0.1 * gradient)
+            expected[i] = expected[i] * (1 - 0.1 * 0.5) - 0.1 * max(1, p.shape[0] / p.shape[1]) ** 0.5 * update
+        optimizer.step()
+    for p, e in zip(parameters, expected, strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), e, atol=2e-5)
+
+
+def test_the_rest_is_adamw() -> None:
+    """嵌入、输出层、归一化与偏置走的就是 AdamW，逐位相同；块里的矩阵走 Muon，一个不落。"""
+    config = GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=8, bias=True, untied_head=True)
+    torch.manual_seed(2)
+    a, b = GPT(config), GPT(config)
+    b.load_state_dict(a.state_dict())
+    with_muon = a.configure_optimizers(0.1, 1e-2, (0.9, 0.99), "cpu", muon_lr=0.02, muon_momentum=0.9)
+    adamw = b.configure_optimizers(0.1, 1e-2, (0.9, 0.99), "cpu")
+    assert isinstance(adamw, torch.optim.AdamW)
+    counted = [p for group in with_muon.param_groups for p in group["params"]]
+    assert len(counted) == len(list(a.parameters())) and {id(p) for p in counted} == {id(p) for p in a.parameters()}
+    x, y = torch.randint(11, (2, 3, 8))
+    for model, optimizer in ((a, with_muon), (b, adamw)):
+        for _step in range(2):
+            # 损失不同，第二步的梯度也就不同：只比第一步的梯度走两次
+            if _step == 0:
+                model(x, y)[1].backward()
+            optimizer.step()
+    moved_otherwise = {name for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True)
+                       if not torch.equal(p, q)}
+    assert moved_otherwise == {f"transformer.h.{i}.{name}.weight" for i in (0, 1)
+                               for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+
+
+def test_state_survives_saving() -> None:
+    """存取状态之后接着走，与没有存过的逐位相同；没有梯度的参数不动。"""
+    config = GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=1, n_embd=8, bias=False, untied_head=True)
+    torch.manual_seed(3)
+    a = GPT(config)
+    x, y = torch.randint(11, (2, 3, 8))
+
+    def step(model: GPT, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        model(x, y)[1].backward()
+        optimizer.step()
+
+    one = a.configure_optimizers(0.0, 1e-2, (0.9, 0.99), "cpu", muon_lr=0.02)
+    before = [p.clone() for p in a.parameters()]
+    one.step()
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), before, strict=True))
+    step(a, one)
+    b = GPT(config)
+    b.load_state_dict(a.state_dict())
+    other = b.configure_optimizers(0.0, 1e-2, (0.9, 0.99), "cpu", muon_lr=0.02)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    step(a, one)
+    step(b, other)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_precision_follows_the_processor() -> None:
+    """有 bfloat16 指令的处理器上才用它；CPU 之外只有新的 CUDA 算有。"""
+    model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=1, n_embd=8))
+    optimizer = model.configure_optimizers(0.0, 1e-2, (0.9, 0.99), "cpu", muon_lr=0.02)
+    assert isinstance(optimizer, MuonAdamW)
+    assert optimizer.dtype == (torch.bfloat16 if has_fast_bfloat16("cpu") else torch.float32)
+    assert not has_fast_bfloat16("mps")
