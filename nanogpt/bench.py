@@ -39,6 +39,8 @@ def main(argv: list[str]) -> int:
     device = devices.choose_device(config.device)
     dtype = devices.choose_dtype(config.dtype, device)
     devices.seed(config.seed)
+    if device == "cpu":
+        devices.keep_freed_memory()
     if dataset:
         batches = RandomWindows(dataset, config.batch_size, config.block_size, vocab_size, device)
         get_batch: Callable[[], Any] = lambda: batches.load("train", batches.draw("train"))  # noqa: E731
@@ -55,7 +57,7 @@ def main(argv: list[str]) -> int:
     def step() -> float:
         nonlocal batch
         with devices.autocast(device, dtype):
-            loss = compiled(*batch)[1]
+            loss = compiled(*batch, loss_only=True)[1]
         batch = get_batch()
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import ctypes
 import os
 import platform
 import resource
@@ -70,6 +71,16 @@ def choose_dtype(name: str, device: str) -> str:
         return "float32"
     # 老卡也自称支持 bfloat16，但那是模拟的，慢得多
     return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
+
+
+def keep_freed_memory() -> None:
+    """让 glibc 留着刚释放的内存。默认它立刻还给系统，下一步再要就逐页清零，J1 的一步因此多花百分之三到十。"""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(AttributeError, OSError):  # musl 没有 mallopt
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 1 << 30)   # M_TRIM_THRESHOLD：堆顶空出这么多才归还
+        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD：更大的块仍直接向系统要（glibc 允许的最大值）
 
 
 def has_fast_bfloat16(device_type: str) -> bool:

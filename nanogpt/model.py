@@ -268,11 +268,13 @@ class GPT(nn.Module):
                 {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0},
             ]
             return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **({"fused": True} if fused else {}))
-        hidden = [p for name, p in named if p.dim() == 2 and name.startswith("transformer.h.")]
+        hidden = [(name, p) for name, p in named if p.dim() == 2 and name.startswith("transformer.h.")]
         others = [p for name, p in named if p.dim() >= 2 and not name.startswith("transformer.h.")]
+        muon = {"lr": muon_lr, "momentum": muon_momentum, "weight_decay": weight_decay}
         adamw = {"lr": learning_rate, "betas": betas, "fused": fused}
         return MuonAdamW([
-            {"params": hidden, "weight_decay": weight_decay, "lr": muon_lr, "momentum": muon_momentum},
+            {"params": [p for name, p in hidden if "c_attn" in name], "parts": 3, **muon},
+            {"params": [p for name, p in hidden if "c_attn" not in name], "parts": 1, **muon},
             {"params": others, "weight_decay": weight_decay, **adamw},
             {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0, **adamw},
         ], torch.bfloat16 if has_fast_bfloat16(device_type) else torch.float32)

@@ -38,6 +38,7 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
 class MuonAdamW(torch.optim.Optimizer):
     """有 `momentum` 的组走 Muon（只能是矩阵），有 `betas` 与 `fused` 的组走 AdamW；两者的权重衰减都与梯度分开。
 
+    Muon 的组里 `parts` 是一个参数由几个矩阵上下叠成：q、k、v 合成的 `c_attn` 要各自正交化。
     状态：Muon 每个参数一份 `momentum_buffer`，AdamW 是 `step`、`exp_avg` 与 `exp_avg_sq`。
     """
 
@@ -71,8 +72,9 @@ class MuonAdamW(torch.optim.Optimizer):
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [self.state[p]["momentum_buffer"] for p in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        updates = orthogonalize(torch.stack(torch._foreach_lerp(gradients, buffers, group["momentum"])), self.dtype)
-        rows, columns = parameters[0].shape
+        rows, columns = parameters[0].size(0) // group["parts"], parameters[0].size(1)
+        updates = torch.stack(torch._foreach_lerp(gradients, buffers, group["momentum"]))
+        updates = orthogonalize(updates.view(-1, rows, columns), self.dtype).view(updates.shape)
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, updates.unbind(), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 

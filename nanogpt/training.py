@@ -110,6 +110,8 @@ def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
     checkpoint = checkpoint_to_resume(job, config) if config.init_from == "resume" else None
     ranks.connect(config.backend, device, config.dist_timeout_s)
 
+    if device_type == "cpu":
+        devices.keep_freed_memory()
     devices.seed(config.seed + ranks.rank)
     raw_model = _initial_model(job, config, checkpoint).to(device)
     config = replace(config, **{key: getattr(raw_model.config, key)

@@ -285,3 +285,20 @@ def test_torchrun_terminated(torchrun, workspace):
     wait_until_gone(pids, 5)
     assert events_of(workspace / "out")[-1]["status"] == "stopped"
     load(workspace / "out" / "ckpt.pt")
+
+
+def test_modern_recipe_on_two_ranks(trainer_server, workspace):
+    """Muon 与现代的网络：停下再续与不停的逐位相同；每个 rank 自己算的更新一样，权重因此始终一致。"""
+    modern = (*LONG, "--optimizer=muon", "--lr_schedule=linear", "--min_lr=0", "--rotary=True", "--qk_norm=True",
+              "--squared_relu=True", "--weightless_norm=True", "--untied_head=True", "--zero_init=True")
+    inject = {"kind": "same_batches", "folder": str(workspace)}
+    run_ranks(trainer_server, workspace, *modern, "--out_dir=whole", inject=inject)
+    first, second = (torch.load(workspace / f"grads-{rank}.pt") for rank in (0, 1))
+    assert len(first) == 8 and all(torch.equal(a, b) for one, two in zip(first, second, strict=True)
+                                   for a, b in zip(one, two, strict=True))
+    run_ranks(trainer_server, workspace, *modern, "--out_dir=plain")
+    run_ranks(trainer_server, workspace, *modern, inject={"kind": "stop_file", "at": 4})
+    run_ranks(trainer_server, workspace, *modern, "--init_from=resume")
+    a, b = load(workspace / "plain" / "ckpt.pt"), load(workspace / "out" / "ckpt.pt")
+    assert len(a["rank_states"]) == 2
+    assert all(same(a[key], b[key]) for key in ("model", "optimizer", "iter_num", "best_val_loss", "rank_states"))

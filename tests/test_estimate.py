@@ -14,12 +14,15 @@ from nanogpt.errors import BadInput
 from nanogpt.model import GPT, GPTConfig
 from workbench.estimate import MIB, Shape, estimate, memory_mib, shape_of
 
-SHAPES = [Shape(2, 2, 16, 16, 97, False), Shape(3, 4, 64, 32, 500, True), Shape(1, 1, 8, 4, 2, True)]
+SHAPES = [Shape(2, 2, 16, 16, 97, False), Shape(3, 4, 64, 32, 500, True), Shape(1, 1, 8, 4, 2, True),
+          Shape(2, 2, 16, 16, 97, False, rotary=True, weightless_norm=True, untied_head=True),
+          Shape(2, 2, 16, 16, 97, True, weightless_norm=True), Shape(2, 2, 16, 16, 97, True, untied_head=True)]
 
 
 def model_of(shape: Shape, dropout: float = 0.0) -> GPT:
     return GPT(GPTConfig(block_size=shape.block_size, vocab_size=shape.vocab_size, n_layer=shape.n_layer,
-                         n_head=shape.n_head, n_embd=shape.n_embd, bias=shape.bias, dropout=dropout))
+                         n_head=shape.n_head, n_embd=shape.n_embd, bias=shape.bias, dropout=dropout,
+                         rotary=shape.rotary, weightless_norm=shape.weightless_norm, untied_head=shape.untied_head))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -51,11 +54,14 @@ def test_activations_are_what_autograd_keeps(dropout: float, is_half: bool) -> N
     assert memory_mib(shape, batch, dropout, is_half, False, 1) - state == pytest.approx(found, rel=0.15)
 
 
-def test_checkpoint_size() -> None:
-    """权重与两个动量写成文件，与估计相差不到一成。"""
-    shape = Shape(2, 4, 128, 64, 2000, True)
+@pytest.mark.parametrize("optimizer_name", ["adamw", "muon"])
+def test_checkpoint_size(optimizer_name: str) -> None:
+    """权重与动量写成文件，与估计相差不到一成。"""
+    config = TrainConfig(n_layer=4, n_head=4, n_embd=128, block_size=64, bias=True, optimizer=optimizer_name)
+    shape = replace(shape_of(config, None), vocab_size=2000)
     model = model_of(shape)
-    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu",
+                                           muon_lr=0.02 if optimizer_name == "muon" else None)
     idx = torch.randint(0, shape.vocab_size, (1, 8))
     _logits, loss = model(idx, idx)
     assert loss is not None
@@ -63,7 +69,24 @@ def test_checkpoint_size() -> None:
     optimizer.step()
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    assert shape.all_params * 12 == pytest.approx(file.tell(), rel=0.1)
+    assert shape.all_params * 12 - shape.muon_params * 4 == pytest.approx(file.tell(), rel=0.1)
+    assert bool(shape.muon_params) == (optimizer_name == "muon")
+
+
+def test_large_vocabularies_are_chunked() -> None:
+    """同时在内存里的 logits 有上限，与训练器的一样。"""
+    import nanogpt.loss
+    from workbench.estimate import CUDA_LOGITS_AT_ONCE, LOGITS_AT_ONCE
+
+    assert nanogpt.loss.CHUNK_ELEMENTS == LOGITS_AT_ONCE and nanogpt.loss.CUDA_CHUNK_ELEMENTS == CUDA_LOGITS_AT_ONCE
+    gpt2 = shape_of(TrainConfig(block_size=256), None)
+    small = replace(gpt2, vocab_size=50)
+
+    def growth(shape: Shape) -> float:
+        return memory_mib(shape, 8, 0.0, False, False, 1) - memory_mib(shape, 4, 0.0, False, False, 1)
+
+    # 多出来的四条序列只多了激活
+    assert growth(gpt2) == pytest.approx(growth(small), rel=0.01) and growth(gpt2) > 100
 
 
 def test_epochs_and_tokens(workspace: Path) -> None:

@@ -16,7 +16,8 @@ from nanogpt.rundir import RunDir
 from nanogpt.shipped import shipped_dir
 
 NAMES = ("eval_gpt2", "eval_gpt2_large", "eval_gpt2_medium", "eval_gpt2_xl", "finetune_shakespeare", "quickstart",
-         "train_gpt2", "train_shakespeare_char", "train_shakespeare_char_cpu", "train_shakespeare_char_mps")
+         "train_gpt2", "train_gpt2_modern", "train_shakespeare_char", "train_shakespeare_char_cpu",
+         "train_shakespeare_char_modern", "train_shakespeare_char_mps")
 CHECKOUT = Path(os.environ.get("NANOGPT", "/nowhere")) / "config"
 
 _EVAL = {"batch_size": 8, "eval_iters": 500, "eval_only": True, "wandb_log": False}

@@ -13,10 +13,12 @@ from nanogpt.preflight import scratch_vocab_size
 from nanogpt.pretrained import folder_model_args, gpt2_model_args
 
 MIB = 2**20
-# 权重、梯度、AdamW 的两个动量，都是 float32
-STATE_BYTES = 16
+# 权重、梯度、AdamW 的两个动量，都是 float32；Muon 只有一个动量
+STATE_BYTES, MUON_STATE_BYTES = 16, 12
 # 检查点没有梯度
-CHECKPOINT_BYTES = 12
+CHECKPOINT_BYTES, MUON_CHECKPOINT_BYTES = 12, 8
+# 损失分段算，同时在内存里的 logits 至多这么多个数；同 `nanogpt.loss`，那里要载入 torch
+LOGITS_AT_ONCE, CUDA_LOGITS_AT_ONCE = 1 << 24, 1 << 28
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,32 @@ class Shape:
     block_size: int
     vocab_size: int
     bias: bool
+    rotary: bool = False
+    weightless_norm: bool = False
+    untied_head: bool = False
+    uses_muon: bool = False
 
     @property
     def all_params(self) -> int:
-        """全部参数，位置嵌入也算；词嵌入与输出层共用一个矩阵。"""
+        """全部参数，位置嵌入也算；词嵌入与输出层默认共用一个矩阵。"""
         width, has_bias = self.n_embd, int(self.bias)
-        norms = (2 * self.n_layer + 1) * width * (1 + has_bias)
+        norms = 0 if self.weightless_norm else (2 * self.n_layer + 1) * width * (1 + has_bias)
         block = 12 * width * width + has_bias * 9 * width
-        return (self.vocab_size + self.block_size) * width + self.n_layer * block + norms
+        return self.vocab_size * width * (1 + self.untied_head) + self._positions + self.n_layer * block + norms
+
+    @property
+    def _positions(self) -> int:
+        return 0 if self.rotary else self.block_size * self.n_embd
+
+    @property
+    def muon_params(self) -> int:
+        """由 Muon 更新的：每块里的矩阵。"""
+        return 12 * self.n_layer * self.n_embd**2 if self.uses_muon else 0
 
     @property
     def params(self) -> int:
         """与 `GPT.get_num_params()`、`start` 事件的 `params` 相同：不计位置嵌入。"""
-        return self.all_params - self.block_size * self.n_embd
+        return self.all_params - self._positions
 
 
 @dataclass(frozen=True)
@@ -62,11 +77,12 @@ def shape_of(config: TrainConfig, dataset: Dataset | None) -> Shape:
     """将要训练的模型的形状；预训练的由它自己定。本地目录不合法时抛出 `BadInput`。"""
     if config.init_from in ("scratch", "resume"):
         return Shape(config.n_layer, config.n_head, config.n_embd, config.block_size, scratch_vocab_size(dataset),
-                     config.bias)
+                     config.bias, config.rotary, config.weightless_norm, config.untied_head,
+                     config.optimizer == "muon")
     args = (gpt2_model_args(config.init_from) if config.init_from in GPT2_NAMES
             else folder_model_args(Path(config.init_from)))
     return Shape(args["n_layer"], args["n_head"], args["n_embd"], min(config.block_size, args["block_size"]),
-                 args["vocab_size"], args["bias"])
+                 args["vocab_size"], args["bias"], uses_muon=config.optimizer == "muon")
 
 
 def memory_mib(shape: Shape, batch_size: int, dropout: float, is_half: bool, is_cuda: bool, ranks: int) -> float:
@@ -76,17 +92,22 @@ def memory_mib(shape: Shape, batch_size: int, dropout: float, is_half: bool, is_
     激活：每 token 每层，反向要用的张量有 15C（两个归一化的输出 2C、q/k/v 3C、注意力的输出与它换轴后的副本 2C、
     前馈的中间两份 8C），半精度时各 2 字节；残差流 2C 总是 float32。dropout 加两份掩码；CPU 与 MPS 上有
     dropout 时注意力不走融合核，另存三份 (nh, T) 的权重。末尾的归一化 2C。
-    logits：V 个数的三份 float32（交叉熵的输出与两份梯度），半精度时再加一份。
+    logits：V 个数的三份 float32（交叉熵的输出与两份梯度），半精度时再加一份；词表大时分段算，只有一段在内存里，
+    另有一份输出层的梯度。
     """
     tokens, width = batch_size * shape.block_size, shape.n_embd
     item = 2 if is_half else 4
     state = shape.all_params * (STATE_BYTES + (4 if ranks > 1 else 0) + (2 if is_half else 0))
+    state -= shape.muon_params * (STATE_BYTES - MUON_STATE_BYTES)
     layer = 15 * width * item + 2 * width * 4
     if dropout > 0:
         mask = 1 if is_cuda else 4
         layer += 2 * width * mask + (0 if is_cuda else 3 * shape.n_head * shape.block_size * item)
-    logits = shape.vocab_size * (12 + (2 if is_half else 0))
-    return (state + tokens * (shape.n_layer * layer + 2 * width * 4 + logits)) / MIB
+    at_once = CUDA_LOGITS_AT_ONCE if is_cuda else LOGITS_AT_ONCE
+    logits = min(tokens * shape.vocab_size, at_once) * (12 + (2 if is_half else 0))
+    if tokens * shape.vocab_size > at_once:
+        logits += shape.vocab_size * width * 4
+    return (state + tokens * (shape.n_layer * layer + 2 * width * 4) + logits) / MIB
 
 
 def estimate(config: TrainConfig, dataset: Dataset | None, ranks: int = 1, has_cuda: bool = False) -> Estimate:
@@ -97,7 +118,8 @@ def estimate(config: TrainConfig, dataset: Dataset | None, ranks: int = 1, has_c
     tokens_per_iter = config.gradient_accumulation_steps * config.batch_size * shape.block_size
     train_tokens = dataset.tokens("train") if dataset is not None else None
     total = tokens_per_iter * config.max_iters
+    checkpoint = shape.all_params * CHECKPOINT_BYTES - shape.muon_params * (CHECKPOINT_BYTES - MUON_CHECKPOINT_BYTES)
     return Estimate(
         shape.params, tokens_per_iter, total, train_tokens, total / train_tokens if train_tokens else None,
         memory_mib(shape, config.batch_size, config.dropout, is_half, is_cuda, ranks),
-        shape.all_params * CHECKPOINT_BYTES / MIB, dataset is not None or config.init_from not in ("scratch", "resume"))
+        checkpoint / MIB, dataset is not None or config.init_from not in ("scratch", "resume"))
