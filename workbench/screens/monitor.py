@@ -19,6 +19,7 @@ from nanogpt.i18n import N_, _
 from nanogpt.text import visible
 from workbench.chart import METRICS, X_AXES, View
 from workbench.machine_load import MachineLoad
+from workbench.sample_walk import at_cursor, sample_rows, walked, x_of
 from workbench.screens.base import RunActions
 from workbench.widgets.chart_view import ChartView
 from workbench.widgets.hint_bar import HintBar
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 SMOOTHINGS = (0.0, 0.01, 0.04, 0.1)
 MACHINE_SECONDS = 5.0
-LOG, EVENTS_TAB, DIFFERENCES = N_("log"), N_("events"), N_("config differences")
+LOG, EVENTS_TAB, DIFFERENCES, SAMPLES = N_("log"), N_("events"), N_("config differences"), N_("samples")
 
 
 class MonitorScreen(RunActions):
@@ -66,6 +67,10 @@ class MonitorScreen(RunActions):
         Binding("right_square_bracket,shift+right", "pan(0.25)", N_("pan right"), show=False, id="monitor.pan_right",
                 tooltip=N_("move the zoomed part right")),
         Binding("tab,t", "next_tab", N_("events"), id="monitor.tab", tooltip=N_("log, events, config differences")),
+        Binding("less_than_sign", "walk(-1)", N_("samples"), show=False, id="monitor.sample_before",
+                tooltip=N_("the sample before, in step with the chart's cursor")),
+        Binding("greater_than_sign", "walk(1)", N_("next sample"), show=False, id="monitor.sample_after",
+                tooltip=N_("the sample after, in step with the chart's cursor")),
         Binding("slash", "search", N_("search"), show=False, id="monitor.search", tooltip=N_("search the log")),
         Binding("n", "search_again(True)", N_("next match"), show=False, id="monitor.next",
                 tooltip=N_("the match above")),
@@ -148,6 +153,8 @@ class MonitorScreen(RunActions):
         self.query_one("#status", LineView).show(lines[:max(4, self.size.height // 3)])
 
     def _show_panel(self) -> None:
+        if SAMPLES not in self.tabs and len(self.runs) == 1 and self.runs[0].state.samples:
+            self.tabs.append(SAMPLES)
         tab = self.tabs[self.tab_index]
         log, rows = self.query_one("#log", ConsoleTail), self.query_one("#rows", TailView)
         log.display, rows.display = tab == LOG, tab != LOG
@@ -162,6 +169,9 @@ class MonitorScreen(RunActions):
         self.query_one("#tabs", LineView).show([line_of(*pieces, width=max(10, self.query_one("#tabs").size.width))])
         if tab == LOG:
             log.read(self.runs[0].out_dir)
+        elif tab == SAMPLES:
+            run, axis = self.runs[0], self.view.x_axis
+            rows.fill(sample_rows(run, at_cursor(run, axis, self.chart.cursor)))
         else:
             rows.fill(difference_rows(self.runs) if tab == DIFFERENCES else
                       [row for run in self.runs for row in event_rows(run)] or [(_("nothing yet"), "dim")])
@@ -212,6 +222,22 @@ class MonitorScreen(RunActions):
     def action_cursor(self, columns: int) -> None:
         self.chart.move_cursor(columns)
         self._show_legend()
+        if self.tabs[self.tab_index] == SAMPLES:
+            self._show_panel()
+
+    def action_walk(self, step: int) -> None:
+        """前一组或后一组样本；图上的光标跟着走。"""
+        run, axis = self.runs[0], self.view.x_axis
+        number = walked(run, axis, self.chart.cursor, step)
+        self._show_panel()
+        if number is None or SAMPLES not in self.tabs:
+            self.bench.say(_("no samples yet"), seconds=3.0)
+            return
+        self.tab_index = self.tabs.index(SAMPLES)
+        self.query_one("#rows", TailView).to_top()
+        self.chart.put_cursor(x_of(run, axis, number))
+        self._show_legend()
+        self._show_panel()
 
     # ---- 日志 ----
 
@@ -221,7 +247,7 @@ class MonitorScreen(RunActions):
 
     def action_next_tab(self) -> None:
         self.tab_index = (self.tab_index + 1) % len(self.tabs)
-        self.query_one("#rows", TailView).is_following = self.tabs[self.tab_index] != DIFFERENCES
+        self.query_one("#rows", TailView).is_following = self.tabs[self.tab_index] not in (DIFFERENCES, SAMPLES)
         self._show_panel()
         self.call_after_refresh(self._show_panel)
 

@@ -140,6 +140,12 @@ class ChartView(LineView):
         for column in {before, self._cursor_column()} - {None}:
             self.refresh(Region(column or 0, 0, 1, self.size.height))
 
+    def put_cursor(self, x: float) -> None:
+        """光标放到横坐标 `x`；在缩放的那一段之外时看不见。"""
+        before, self.cursor = self._cursor_column(), x
+        for column in {before, self._cursor_column()} - {None}:
+            self.refresh(Region(column or 0, 0, 1, self.size.height))
+
     def drop_cursor(self) -> None:
         self.cursor = None
         self.refresh()

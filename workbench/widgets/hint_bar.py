@@ -8,7 +8,8 @@ from workbench.terminal import cells, is_ascii_only
 from workbench.widgets.lines import LineView, Piece, line_of
 
 _KEY_NAMES = {"question_mark": "?", "slash": "/", "plus": "+", "minus": "-", "left_square_bracket": "[",
-              "right_square_bracket": "]", "escape": "esc", "equals_sign": "="}
+              "right_square_bracket": "]", "escape": "esc", "equals_sign": "=",
+              "less_than_sign": "<", "greater_than_sign": ">", "underscore": "_"}
 _ARROWS = {"left": "←", "right": "→", "up": "↑", "down": "↓"}
 
 
