@@ -210,7 +210,7 @@ def test_export_writes_all_data_and_a_chart(tmp_path: Path) -> None:
 
     async def scenario(_app: Any, pilot: Any, _screen: Any) -> None:
         await pilot.press("w")
-        await see(pilot, "exports/alpha-")
+        await see(pilot, "exports/", ".csv", ".png")
 
     watch(tmp_path, scenario, (200, 50))
     (data,) = tmp_path.glob("exports/*.csv")

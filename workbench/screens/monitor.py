@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -84,7 +84,7 @@ class MonitorScreen(RunActions):
         Binding("home", "scroll_home", N_("log start"), show=False, id="monitor.home", tooltip=N_("log's start")),
         Binding("end,G", "follow", N_("log end"), show=False, id="monitor.end", tooltip=N_("log's end")),
         Binding("w", "export", N_("export"), show=False, id="monitor.export",
-                tooltip=N_("write the data as CSV and the chart as SVG, into exports/")),
+                tooltip=N_("write the data as CSV and the chart as SVG and PNG, into exports/")),
     ]
 
     def __init__(self, runs: Sequence[WatchedRun]):
@@ -298,14 +298,16 @@ class MonitorScreen(RunActions):
         else:
             self.app.pop_screen()
 
-    def action_export(self) -> None:
+    @work(exclusive=True, group="export")
+    async def action_export(self) -> None:
         from workbench.export import export
 
         if self.bench.refuse_if_read_only():
             return
         try:
-            written = export(self.bench.workspace, self.runs, self.view)
+            written = await asyncio.to_thread(export, self.bench.workspace, self.runs, self.view)
         except (BadInput, OSError) as error:
             self.bench.say_error(error)
             return
-        self.bench.say(_("Written: {files}").format(files=", ".join(str(path) for path in written)), seconds=10.0)
+        self.bench.say(_("Written into {folder}: {files}").format(
+            folder="exports/", files=", ".join(path.name for path in written)), seconds=10.0)
