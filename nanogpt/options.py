@@ -89,7 +89,7 @@ def coerce(opt: Option, value: Any, where: str) -> Any:
     if not legal:
         close = did_you_mean(value, opt.choices) if isinstance(value, str) else ""
         raise BadInput("bad_value", _("{key} cannot be {value}").format(key=opt.name, value=_shown(value)), where,
-                       _("legal: {legal}").format(legal=opt.legal) + (f"; {close}" if close else ""))
+                       _("legal: {legal}").format(legal=opt.legal) + (_("; ") + close if close else ""))
     return result
 
 

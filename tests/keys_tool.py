@@ -23,8 +23,9 @@ from workbench.screens.runs import RunsScreen  # noqa: E402
 from workbench.screens.sample import SampleScreen  # noqa: E402
 from workbench.screens.save_preset import SavePresetScreen  # noqa: E402
 from workbench.widgets.hint_bar import key_name  # noqa: E402
+from workbench.widgets.key_list import KeyList  # noqa: E402
 from workbench.widgets.launch_panes import DatasetPane, MachinePane  # noqa: E402
-from workbench.widgets.option_form import KeyList, OptionForm  # noqa: E402
+from workbench.widgets.option_form import OptionForm  # noqa: E402
 
 PAGES = {"en": ROOT / "docs" / "keys.md", "zh": ROOT / "docs" / "keys.zh-CN.md"}
 ARROWS = {"left": "←", "right": "→", "up": "↑", "down": "↓"}

@@ -112,28 +112,70 @@ def test_filter_sort_and_help(tmp_path: Path) -> None:
     drive(tmp_path, scenario)
 
 
-def test_bindings_say_what_they_do_and_stand_in_the_palette(tmp_path: Path) -> None:
-    """每个绑定都有编号、名字、说明；每个此刻可用的动作都在命令面板里。"""
-    from workbench.screens.monitor import MonitorScreen
-    from workbench.screens.note import NoteScreen
-    from workbench.screens.preparing import PreparingScreen
-    from workbench.widgets.hint_bar import bindings_of
+def test_bindings_say_what_they_do() -> None:
+    """每个绑定都有编号、名字、说明。"""
+    from workbench.keymap import contexts, own_bindings
 
-    for owner in (RunsScreen, MonitorScreen, ConfirmScreen, HelpScreen, NoteScreen, PreparingScreen):
-        for binding in [b for base in owner.__mro__ for b in base.__dict__.get("BINDINGS", ())
-                        if base.__module__.startswith("workbench")]:
+    for owner in {owner for group in contexts() for owner in group}:
+        for binding in own_bindings(owner):
             assert binding.id and binding.description and binding.tooltip, (owner, binding)
+
+
+def test_the_palette_has_every_action_of_every_screen(tmp_path: Path) -> None:
+    """列表、监视、启动（翻在哪一页都一样）、采样：此刻可用的每个绑定都在命令面板里，不可用的都不在。"""
+    from workbench.keymap import contexts, own_bindings
+    from workbench.screens.launch import LaunchScreen
+    from workbench.screens.monitor import MonitorScreen
+    from workbench.screens.sample import SampleScreen
+
     write_run(tmp_path / "runs" / "alpha")
+    # 已结束的运行没有可停的；有了运行就没有「第一次」；没有在准备的就没有可取消的
+    absent = {RunsScreen: {"run.stop", "run.kill", "runs.first_start"}, MonitorScreen: {"run.stop", "run.kill"},
+              LaunchScreen: {"dataset.cancel"}, SampleScreen: set()}
+    groups = {group[1]: group for group in contexts() if len(group) > 1}
+
+    def check(app: Any, kind: type) -> None:
+        assert isinstance(app.screen, kind)
+        titles = [command.title for command in app.get_system_commands(app.screen)]
+        bindings = [binding for owner in groups[kind] for binding in own_bindings(owner)]
+        wanted = {b.description for b in bindings if b.id not in absent[kind] | {"app.palette"}}
+        assert wanted <= set(titles), (kind, wanted - set(titles))
+        unwanted = {b.description for b in bindings if b.id in absent[kind]} - wanted
+        assert not unwanted & set(titles), (kind, unwanted)
 
     async def scenario(app: Any, pilot: Any) -> None:
         await see(pilot, "alpha")
-        titles = {command.title for command in app.get_system_commands(app.screen)}
-        assert {"open", "new run", "resume", "delete", "quit"} <= titles
-        assert "stop" not in titles, "a finished run cannot be stopped"
-        assert len(titles) >= len([b for b, _k, on, _n in bindings_of(app.screen) if on]) - 3
+        check(app, RunsScreen)
         await pilot.press("ctrl+p")
         await see(pilot, "search for a command")
-        await pilot.press("escape")
+        await pilot.press(*"reverse")
+        await see(pilot, "turn the order round (O)")
+        await pilot.press("enter")
+        await see(pilot, "(reversed)")
+        for key, kind in (("enter", MonitorScreen), ("p", SampleScreen), ("n", LaunchScreen)):
+            await pilot.press(key)
+            await until(pilot, lambda kind=kind: isinstance(app.screen, kind))
+            await pilot.pause()
+            for page in "1234" if kind is LaunchScreen else " ":
+                await pilot.press(page.strip() or "f24")
+                check(app, kind)
+            if kind is not LaunchScreen:
+                await pilot.press("escape")
+                await until(pilot, lambda: isinstance(app.screen, RunsScreen))
+        # 在第一页上叫别的页上的动作：先翻到那一页
+        await pilot.press("1", "ctrl+p", *"undo all")
+        await see(pilot, "every key back to the preset's value (U)")
+        await pilot.press("enter")
+        await until(pilot, lambda: getattr(app.screen, "_tab", "") == "keys")
+
+    drive(tmp_path, scenario)
+
+
+def test_ctrl_c_says_how_to_quit(tmp_path: Path) -> None:
+    async def scenario(app: Any, pilot: Any) -> None:
+        await pilot.press("ctrl+c")
+        await see(pilot, "q quits; runs go on")
+        assert app.is_running
 
     drive(tmp_path, scenario)
 

@@ -259,3 +259,21 @@ def test_preparing_survives_and_is_found_again(here: Path) -> None:
     wait_until(lambda: not first.is_running())
     assert not other.is_running() and not other.cancel() and first.exit_code != 0
     first.process.wait()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_trainer_speaks_the_language_of_the_app(here: Path, lang: str) -> None:
+    """界面此刻是哪种语言，它起的训练器的日志就是哪种；约 3 s。"""
+    from nanogpt.i18n import use_language
+
+    out_dir = here / "runs" / lang
+    out_dir.mkdir(parents=True)
+    use_language(lang)
+    try:
+        process = launch.start(launch.python("-m", "nanogpt.train", "--n_head=3", "--n_embd=4"), out_dir)
+    finally:
+        use_language("en")
+    assert process.wait(60) == 2
+    console = (out_dir / "console.log").read_text(encoding="utf-8")
+    assert console.startswith("error:") == (lang == "en") and "n_head" in console
+    assert any("\u4e00" <= char <= "\u9fff" for char in console) == (lang == "zh"), console

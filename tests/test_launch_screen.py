@@ -18,8 +18,9 @@ from nanogpt.i18n import use_language
 from workbench import launch
 from workbench.screens.launch import LaunchScreen
 from workbench.watched_run import WatchedRun
+from workbench.widgets.key_list import KeyList
 from workbench.widgets.launch_panes import DatasetPane, PresetPane
-from workbench.widgets.option_form import KeyList, OptionForm
+from workbench.widgets.option_form import OptionForm
 
 Script = Callable[["Shell", Pilot[None]], Awaitable[None]]
 
@@ -143,6 +144,26 @@ def test_an_illegal_value_is_said_as_one_types() -> None:
         assert "was 0.1" in shown(app) and "* dropout" in shown(app)
         await pilot.press("d")
         assert form.values.value("dropout") == 0.1 and "was" not in shown(app)
+
+    drive(LaunchScreen("tiny"), script)
+
+
+@pytest.mark.usefixtures("here")
+def test_undo_all_and_arrows_turn_the_pages() -> None:
+    """`U` 把每个键还原成预设的值；左右键翻页，在编辑框里则移动光标。"""
+    async def script(app: Shell, pilot: Pilot[None]) -> None:
+        await set_key(pilot, "n_embd", "32")
+        await set_key(pilot, "dropout", "0.5")
+        assert app.page.draft is not None and len(app.page.draft.train.edits) == 2
+        await pilot.press("U")
+        assert not app.page.draft.train.edits and "was" not in shown(app)
+        assert "changed keys" not in text_of(app, "#title") and "--dropout" not in app.page.command_lines()[0]
+        for key, tab in (("left", "machine"), ("left", "dataset"), ("h", "preset"), ("right", "dataset"),
+                         ("l", "machine"), ("right", "keys"), ("right", "preset")):
+            await pilot.press(key)
+            assert app.page._tab == tab, key
+        await pilot.press("4", "enter", "left")
+        assert app.page._tab == "keys"
 
     drive(LaunchScreen("tiny"), script)
 

@@ -25,7 +25,7 @@ from workbench.poller import Poller
 from workbench.safe_lines import SafeLines
 from workbench.screens.runs import RunsScreen
 from workbench.terminal import is_ascii_only, is_remote, wants_mouse
-from workbench.widgets.hint_bar import bindings_of
+from workbench.widgets.hint_bar import bindings_of, key_name
 
 if TYPE_CHECKING:
     from workbench.run_store import RunStore
@@ -264,13 +264,28 @@ class WorkbenchApp(App[None]):
             self.push_screen(CommandPalette(placeholder=_("search for a command"), id="--command-palette"))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """命令面板：当前屏此刻可用的每个动作，名字与说明同键的一样。"""
-        for binding, _keys, is_enabled, node in bindings_of(screen):
-            if is_enabled and binding.action != "command_palette":
-                yield SystemCommand(_(binding.description), _(binding.tooltip), self._runner(binding.action, node))
+        """命令面板：当前屏此刻可用的每个动作，名字与说明同键的一样；藏在别的页上的也在。"""
+        from workbench.keymap import own_bindings
 
-    def _runner(self, action: str, node: Any) -> Any:
+        # 正在打字时，字母键此刻不算数，动作还是在的
+        hidden: list[tuple[Binding, Any, str]] = [*getattr(screen, "hidden_bindings", list)(), *(
+            (binding, node, "") for node in (screen, self) for binding in own_bindings(type(node))
+            if self._check_action_state(binding.action, node))]
+        rows = [(binding, keys, node, "") for binding, keys, is_enabled, node in bindings_of(screen) if is_enabled]
+        seen = {binding.id for binding, *_rest in rows}
+        rows += [(binding, binding.key.split(","), node, page) for binding, node, page in hidden
+                 if binding.id not in seen]
+        for binding, keys, node, page in rows:
+            if binding.action != "command_palette":
+                # Textual 把说明当标记解析，所以不用方括号，并躲开键名里的
+                shown = " ".join(key_name(key) for key in keys[:2]).replace("[", "\\[")
+                about = f"{_(binding.tooltip)} ({shown})"
+                yield SystemCommand(_(binding.description), about, self._runner(binding.action, node, page))
+
+    def _runner(self, action: str, node: Any, page: str) -> Any:
         async def run() -> None:
+            if page:
+                await self.run_action(f"show_tab('{page}')", self.screen)
             await self.run_action(action, node)
 
         return run

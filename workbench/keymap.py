@@ -42,8 +42,9 @@ def contexts() -> list[tuple[type, ...]]:
     from workbench.screens.runs import RunsScreen
     from workbench.screens.sample import SampleScreen
     from workbench.screens.save_preset import SavePresetScreen
+    from workbench.widgets.key_list import KeyList
     from workbench.widgets.launch_panes import DatasetPane, MachinePane
-    from workbench.widgets.option_form import KeyList, OptionForm
+    from workbench.widgets.option_form import OptionForm
 
     modals = (NoteScreen, ConfirmScreen, PreparingScreen, SavePresetScreen, HelpScreen)
     return [(WorkbenchApp, RunsScreen), (WorkbenchApp, MonitorScreen), (WorkbenchApp, SampleScreen),
@@ -98,7 +99,7 @@ def check_keys(wanted: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
         shown = visible(name, keep="")[:60]
         if name not in known:
             hint = did_you_mean(name, tuple(known))
-            problems.append(_("{id}: there is no such key binding").format(id=shown) + (f"; {hint}" if hint else ""))
+            problems.append(_("{id}: there is no such key binding").format(id=shown) + (_("; ") + hint if hint else ""))
             continue
         try:
             keymap[name] = ",".join(_keys_of(value))

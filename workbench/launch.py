@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanogpt.errors import BadInput
-from nanogpt.i18n import _
+from nanogpt.i18n import _, language
 from nanogpt.rundir import CONSOLE
 from nanogpt.text import visible
 
@@ -127,11 +127,11 @@ def make_out_dir(name: str) -> Path:
 
 
 def start(command: list[str], out_dir: Path) -> subprocess.Popen[bytes]:
-    """训练器自成会话，输出进文件：本进程与终端没了它也照常跑完。"""
+    """训练器自成会话，输出进文件：本进程与终端没了它也照常跑完。它说话用界面此刻的语言。"""
     console = os.open(out_dir / CONSOLE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
-                                start_new_session=True)
+                                start_new_session=True, env={**os.environ, "NANOGPT_LANG": language()})
     finally:
         os.close(console)
 

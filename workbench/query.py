@@ -101,7 +101,7 @@ def _term(key: str, symbol: str, text: str) -> Term:
         try:
             return Term(key, symbol, coerce(option, text, ""))
         except BadInput as error:
-            raise QueryError(f"{error.what}; {error.hint}") from error
+            raise QueryError(error.what + _("; ") + error.hint) from error
     # 比较的界限不必是键的合法值：`dropout<1` 有意义
     return Term(key, symbol, _number(key, text))
 
@@ -109,7 +109,7 @@ def _term(key: str, symbol: str, text: str) -> Term:
 def _check_key(key: str, known: tuple[str, ...]) -> None:
     if key not in known:
         hint = did_you_mean(key, known)
-        raise QueryError(_("unknown key {key}").format(key=key) + (f"; {hint}" if hint else ""))
+        raise QueryError(_("unknown key {key}").format(key=key) + (_("; ") + hint if hint else ""))
 
 
 def _number(key: str, text: str) -> float:

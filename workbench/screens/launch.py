@@ -13,12 +13,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Static, TabbedContent, TabPane
 
 from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _
 from nanogpt.text import visible
 from workbench.draft import Draft
+from workbench.keymap import own_bindings
 from workbench.machine import Device, list_devices
 from workbench.messages import LanguageChanged
 from workbench.preparation import Preparation
@@ -26,6 +28,7 @@ from workbench.screens.save_preset import SavePresetScreen
 from workbench.watched_run import WatchedRun
 from workbench.widgets.figures import figures_text
 from workbench.widgets.hint_bar import HintBar
+from workbench.widgets.key_list import KeyList
 from workbench.widgets.launch_panes import (
     FIRST_PRESET,
     Chosen,
@@ -36,10 +39,13 @@ from workbench.widgets.launch_panes import (
     ordered_presets,
     read_only_error,
 )
-from workbench.widgets.option_form import KeyList, OptionForm
+from workbench.widgets.option_form import OptionForm
 
 TABS = ("preset", "dataset", "machine", "keys")
 TITLES = {"preset": N_("Preset"), "dataset": N_("Data"), "machine": N_("Machine"), "keys": N_("All keys")}
+ABOUT_TABS = {"preset": N_("choose a preset"), "dataset": N_("choose and prepare a dataset"),
+              "machine": N_("choose the device, the processes and the machines"),
+              "keys": N_("change any key of the config")}
 # 换语言时重建部件，正在准备的数据集与设备表不该重来，所以都放在界面的普通属性里
 
 
@@ -52,10 +58,10 @@ class LaunchScreen(Screen[None]):
         Binding("ctrl+s", "save", N_("Save"), id="launch.save", priority=True,
                 tooltip=N_("write the changed keys to presets/<name>.toml")),
         Binding("y", "copy", N_("Copy"), id="launch.copy", tooltip=N_("copy the command that will run")),
-        Binding("h,left", "tab(-1)", N_("Left page"), id="launch.left", show=False),
-        Binding("l,right", "tab(1)", N_("Right page"), id="launch.right", show=False),
-        *[Binding(str(number), f"show_tab('{tab}')", TITLES[tab], id=f"launch.{tab}", show=False)
-          for number, tab in enumerate(TABS, 1)],
+        Binding("h,left", "tab(-1)", N_("Left page"), id="launch.left", show=False, tooltip=N_("the page before")),
+        Binding("l,right", "tab(1)", N_("Right page"), id="launch.right", show=False, tooltip=N_("the page after")),
+        *[Binding(str(number), f"show_tab('{tab}')", TITLES[tab], id=f"launch.{tab}", show=False,
+                  tooltip=ABOUT_TABS[tab]) for number, tab in enumerate(TABS, 1)],
         Binding("escape", "close", N_("Back"), id="launch.close", tooltip=N_("leave without starting")),
     ]
 
@@ -217,12 +223,23 @@ class LaunchScreen(Screen[None]):
             self._tab = event.pane.id or TABS[0]
 
     def _focus_tab(self) -> None:
-        self.query_one(f"#{self._tab}", TabPane).query(KeyList).first().focus()
+        self._first_list().focus()
 
     def action_show_tab(self, tab: str) -> None:
         self._tab = tab
         self.query_one(TabbedContent).active = tab
         self._focus_tab()
+
+    def hidden_bindings(self) -> list[tuple[Binding, Widget, str]]:
+        """各页自己的键：（绑定, 部件, 页），不管现在翻在哪一页；命令面板用。"""
+        panes: list[tuple[str, Widget]] = [
+            ("dataset", self.query_one(DatasetPane)), ("machine", self.query_one(MachinePane)),
+            ("keys", self.query_one("#train-form", OptionForm)), (self._tab, self._first_list())]
+        return [(binding, pane, page) for page, pane in panes for binding in own_bindings(type(pane))
+                if pane.check_action(binding.action, ())]
+
+    def _first_list(self) -> KeyList:
+        return self.query_one(f"#{self._tab}", TabPane).query(KeyList).first()
 
     def action_tab(self, step: int) -> None:
         self.action_show_tab(TABS[(TABS.index(self._tab) + step) % len(TABS)])

@@ -23,7 +23,7 @@ def key_name(key: str) -> str:
 
 
 def bindings_of(screen: Screen[object]) -> list[tuple[Binding, list[str], bool, object]]:
-    """当前屏的（绑定, 它的各个键, 此刻可用吗, 所属节点），一个动作一项，只含有 `id` 的。"""
+    """当前屏的（绑定, 它的各个键, 此刻可用吗, 所属节点），一个动作一项，只含有 `id` 的；屏自己的在前，应用的在后。"""
     found: dict[str, tuple[Binding, list[str], bool, object]] = {}
     for key, (node, binding, is_enabled, _tooltip) in screen.active_bindings.items():
         if binding.id is None:
@@ -32,7 +32,7 @@ def bindings_of(screen: Screen[object]) -> list[tuple[Binding, list[str], bool, 
             found[binding.id][1].append(key)
         else:
             found[binding.id] = (binding, [key], is_enabled, node)
-    return list(found.values())
+    return sorted(found.values(), key=lambda item: (item[3] is screen.app, item[3] is not screen))
 
 
 class HintBar(LineView):

@@ -24,7 +24,8 @@ from nanogpt.shipped import shipped_dir
 from workbench.draft import Draft
 from workbench.machine import Device
 from workbench.preparation import Preparation
-from workbench.widgets.option_form import KeyList, OptionForm, one_line
+from workbench.widgets.key_list import KeyList
+from workbench.widgets.option_form import OptionForm, one_line
 
 NEEDS = {"cpu": N_("a CPU is enough"), "gpu": N_("needs a GPU"), "8 gpus": N_("needs 8 GPUs"), "mps": N_("needs a Mac")}
 # 没有网络与 GPU 也能跑的那个，列在随包预设的最前
@@ -163,9 +164,10 @@ class DatasetPane(Vertical):
         elif row["problem"]:
             text = one_line(row["problem"])
         elif row["is_prepared"]:
-            parts = [f"train {row['tokens']['train']:,}", f"val {row['tokens']['val']:,}",
+            parts = [_("train {n} tokens").format(n=f"{row['tokens']['train']:,}"),
+                     _("validation {n}").format(n=f"{row['tokens']['val']:,}"),
                      _("vocabulary {n}").format(n=row["vocab_size"] or "GPT-2"), f"{row['bytes'] / 2**20:,.1f} MiB"]
-            text = ", ".join(parts)
+            text = _(", ").join(parts)
         else:
             text = _("not prepared: p prepares it here")
         self.query_one(".help", Static).update(text)

@@ -23,17 +23,7 @@ from nanogpt.options import Option, coerce
 from nanogpt.text import visible
 from workbench.draft import EditedValues
 from workbench.terminal import fit
-
-
-class KeyList(OptionList):
-    """键的列表；hjkl 里的上下。"""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "cursor_down", N_("Down"), show=False, id="keys.down"),
-        Binding("k", "cursor_up", N_("Up"), show=False, id="keys.up"),
-        Binding("g", "first", N_("First"), show=False, id="keys.first"),
-        Binding("G", "last", N_("Last"), show=False, id="keys.last"),
-    ]
+from workbench.widgets.key_list import KeyList
 
 
 class OptionForm(Vertical):
@@ -54,11 +44,14 @@ class OptionForm(Vertical):
         Binding("space", "cycle", N_("Next value"), id="form.cycle", show=False,
                 tooltip=N_("the next legal value, where there are few")),
         Binding("d", "reset", N_("Undo change"), id="form.reset", tooltip=N_("back to the preset's value")),
-        Binding("escape", "close", N_("Close"), id="form.close", show=False),
+        Binding("U", "reset_all", N_("Undo all"), id="form.reset_all",
+                tooltip=N_("every key back to the preset's value")),
+        Binding("escape", "close", N_("Close"), id="form.close", show=False,
+                tooltip=N_("close the editor, then the search")),
     ]
 
     class Changed(Message):
-        """某个键的值改了。"""
+        """某个键的值改了；全部还原时 `key` 为空。"""
 
         def __init__(self, form: "OptionForm", key: str):
             super().__init__()
@@ -153,7 +146,7 @@ class OptionForm(Vertical):
             help_box.update(visible(f"{problem.what}\n{problem.hint}"))
         else:
             default = _("default: {value}").format(value=_shown(str(option.default)))
-            help_box.update(f"{_(option.help)}\n" + _("legal: {legal}").format(legal=option.legal) + f"; {default}")
+            help_box.update(f"{_(option.help)}\n" + _("legal: {legal}").format(legal=option.legal) + _("; ") + default)
 
     def _problem(self) -> BadInput | None:
         option = self.current
@@ -270,6 +263,12 @@ class OptionForm(Vertical):
             self.values.reset(option.name)
             self.refresh_rows()
             self.post_message(self.Changed(self, option.name))
+
+    def action_reset_all(self) -> None:
+        if self.values.edits:
+            self.values.edits.clear()
+            self.refresh_rows()
+            self.post_message(self.Changed(self, ""))
 
     def action_close(self) -> None:
         """先收起编辑，再收起搜索；都没有就交给界面。"""
