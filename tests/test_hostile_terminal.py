@@ -85,7 +85,7 @@ def test_list_monitor_and_dialogs(walk: Walk) -> None:
         walk.escape("Note and #tags of")
         walk.press("Enter", see="19 ")
         walk.press("t", see="checkpoint at iteration 8")
-        walk.press("w", see="Written:")
+        walk.press("w", see="Written into")
         walk.escape("checkpoint at")
 
 
