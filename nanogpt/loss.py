@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 # 一段的 logits 至多这么多个数（float32 时 64 MiB）；不超过的不分段，与普通的算法逐位相同
 CHUNK_ELEMENTS = 1 << 24
-# GPU 的矩阵乘法要大块才满载，显存也比 CPU 的缓存宽裕（1 GiB）
-CUDA_CHUNK_ELEMENTS = 1 << 28
+# GPU 的矩阵乘法要大块才满载，显存也比 CPU 的缓存宽裕（512 MiB）
+CUDA_CHUNK_ELEMENTS = 1 << 27
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

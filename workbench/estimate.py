@@ -18,7 +18,7 @@ STATE_BYTES, MUON_STATE_BYTES = 16, 12
 # 检查点没有梯度
 CHECKPOINT_BYTES, MUON_CHECKPOINT_BYTES = 12, 8
 # 损失分段算，同时在内存里的 logits 至多这么多个数；同 `nanogpt.loss`，那里要载入 torch
-LOGITS_AT_ONCE, CUDA_LOGITS_AT_ONCE = 1 << 24, 1 << 28
+LOGITS_AT_ONCE, CUDA_LOGITS_AT_ONCE = 1 << 24, 1 << 27
 
 
 @dataclass(frozen=True)
