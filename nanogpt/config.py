@@ -22,6 +22,7 @@ _IO, _LOG, _DATA, _MODEL = N_("output and evaluation"), N_("wandb logging"), N_(
 _ADAMW, _DECAY, _DDP, _SYSTEM = N_("optimizer (AdamW)"), N_("learning rate schedule"), N_("distributed"), N_("system")
 _RECIPE = N_("modern recipe; off by default, the default is nanoGPT's")
 _SAMPLING, _BENCH = N_("sampling"), N_("benchmark")
+_SCORING, _SERVING = N_("perplexity"), N_("server")
 _DEVICE_HELP = N_("auto, cpu, mps, cuda or cuda:N; auto takes the best that this machine has")
 _DTYPE_HELP = N_("precision of the forward pass; auto: bfloat16 or float16 on CUDA, float32 elsewhere")
 
@@ -111,10 +112,31 @@ class SampleConfig:
     top_k: int = option(200, N_("keep the k likeliest tokens; 0: all"), _SAMPLING, unit=N_("tokens"), low=0)
     top_p: float = option(1.0, N_("keep the likeliest tokens that hold this much probability"), _SAMPLING,
                           low=0.0001, high=1)
+    min_p: float = option(0.0, N_("drop tokens less likely than this share of the likeliest one; 0: none"), _SAMPLING,
+                          low=0, high=1)
+    repetition_penalty: float = option(
+        1.0, N_("above 1: tokens already in the context become less likely"), _SAMPLING, low=0.1, high=100)
     stop: str = option("", N_("end a sample at this text; a JSON list for several"), _SAMPLING)
+    end_of_text: bool = option(False, N_("end a sample where the model ends the document"), _SAMPLING)
     seed: int = option(1337, N_("random seed"), _SAMPLING, low=0)
+    window: str = option("exact", N_("past block_size: exact computes the whole context for each token, as nanoGPT; "
+                                     "half drops the older half whenever it is full, much faster"), _SAMPLING,
+                         choices=("exact", "half"))
+    logprobs: int = option(0, N_("also give each token's log-probability and its k likeliest alternatives; 0: not"),
+                           _SAMPLING, low=0, high=100)
+
+    score: str = option("", N_("instead of sampling, print the perplexity of this text file, or of dataset:NAME or "
+                               "dataset:NAME/train"), _SCORING)
+    stride: int = option(0, N_("each window of block_size tokens begins so many after the one before; "
+                               "0: they do not overlap"), _SCORING, unit=N_("tokens"), low=0)
+    max_tokens: int = option(0, N_("score only the first so many tokens; 0: all"), _SCORING, unit=N_("tokens"), low=0)
+
+    serve: bool = option(False, N_("answer requests: JSON lines on stdin and stdout, see docs/serve.md"), _SERVING,
+                         transient=True)
+
     device: str = option("auto", _DEVICE_HELP, _SYSTEM)
-    dtype: str = option("auto", _DTYPE_HELP, _SYSTEM, choices=DTYPES)
+    dtype: str = option("auto", N_("type of the weights; auto: bfloat16 or float16 on CUDA, float32 elsewhere"),
+                        _SYSTEM, choices=DTYPES)
     compile: bool | str = option(False, N_("torch.compile"), _SYSTEM, type=bool, allows_auto=True)
 
 

@@ -46,6 +46,11 @@ class Context:
         self.idx[:, self.length] = token
         self.length += 1
 
+    def keep(self, rows: list[int]) -> None:
+        """只留下这几个序列；写完的不必再陪着算。"""
+        self.idx = self.idx[rows]
+        self.cache.keys, self.cache.values = self.cache.keys[:, rows], self.cache.values[:, rows]
+
     def seen(self) -> Tensor:
         """模型下一步看得见的 token，(B, T)，T 不超过 `block_size`。"""
         first = max(self.first, self.length - self.block_size) if self.window == "exact" else self.first

@@ -1,14 +1,17 @@
 """把 GPT-2 的权重变成本项目的参数：四个官方名字，或本地的 Hugging Face 目录。
 
-`GPT.from_pretrained` 调用 `load_gpt2`，`nanogpt.preflight` 只要形状；`torch` 与 `transformers` 用到才导入。
+`GPT.from_pretrained` 与 `nanogpt.loading` 调用 `load_gpt2`，`nanogpt.preflight` 只要形状；`torch` 与 `transformers`
+用到才导入。
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _
+from nanogpt.tokenizer import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +23,9 @@ GPT2_SHAPES = {
     "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},      # 1558M
 }
 HUB_TIMEOUT_S = 5.0
+# `nanogpt.export` 写进目录的分词器描述；没有它的目录，分词器就是 GPT-2 的
+TOKENIZER_FILE = "nanogpt_tokenizer.json"
+_MOST_TOKENIZER_BYTES = 64 << 20
 # OpenAI 用 Conv1D，权重的两轴与 Linear 相反
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
@@ -58,15 +64,34 @@ def folder_model_args(folder: Path) -> dict[str, Any]:
     return {**args, "bias": True, "gelu_tanh": activation != "gelu"}
 
 
-def load_gpt2(model_type: str) -> tuple[dict[str, Any], "dict[str, Tensor]"]:
-    """（`GPTConfig` 的参数, 本项目的 state_dict）。"""
+def folder_tokenizer(folder: Path) -> Tokenizer:
+    """目录的分词器：`nanogpt.export` 写的描述，没有就是 GPT-2 的。词表小于 GPT-2 而没有描述的，`BadInput`。"""
+    path = folder / TOKENIZER_FILE
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(_MOST_TOKENIZER_BYTES)
+        return tokenizer_from_dict(json.loads(raw))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput("bad_tokenizer", _("cannot read the tokenizer: {why}").format(why=error), str(path),
+                       _("export the folder again")) from error
+    if folder_model_args(folder)["vocab_size"] < GPT2Tokenizer.vocab_size:
+        raise BadInput("no_tokenizer", _("the vocabulary is not GPT-2's, and there is no {file}").format(
+            file=TOKENIZER_FILE), str(folder), _("export the folder with python -m nanogpt.export"))
+    return GPT2Tokenizer()
+
+
+def load_gpt2(model_type: str, on_download: Callable[[], None] = lambda: None
+              ) -> tuple[dict[str, Any], "dict[str, Tensor]"]:
+    """（`GPTConfig` 的参数, 本项目的 state_dict）。要上网时先调用 `on_download`。"""
     args = gpt2_model_args(model_type) if model_type in GPT2_SHAPES else folder_model_args(Path(model_type))
     try:
         from transformers import GPT2LMHeadModel
     except ImportError as error:
         raise BadInput("transformers_missing", _("loading GPT-2 needs the transformers package"), "",
                        "pip install transformers") from error
-    model, report = _read_weights(GPT2LMHeadModel, model_type)
+    model, report = _read_weights(GPT2LMHeadModel, model_type, on_download)
     # transformers 只警告一声就把缺的权重随机初始化；那不是这个模型
     if report["missing_keys"]:
         raise _not_gpt2(model_type, _("the weights lack {key}").format(key=sorted(report["missing_keys"])[0]))
@@ -78,7 +103,7 @@ def load_gpt2(model_type: str) -> tuple[dict[str, Any], "dict[str, Tensor]"]:
     return args, state
 
 
-def _read_weights(cls: Any, name: str) -> tuple[Any, dict[str, Any]]:
+def _read_weights(cls: Any, name: str, on_download: Callable[[], None]) -> tuple[Any, dict[str, Any]]:
     """（transformers 的模型, 缺了哪些键之类的报告）。先看本地与缓存，没有才上网。"""
     from safetensors import SafetensorError
 
@@ -88,6 +113,7 @@ def _read_weights(cls: Any, name: str) -> tuple[Any, dict[str, Any]]:
         except OSError:
             if name not in GPT2_SHAPES:
                 raise
+            on_download()
             _check_hub(name)
             return cls.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

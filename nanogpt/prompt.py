@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _
-from nanogpt.tokenizer import REPLACEMENT, Tokenizer
+from nanogpt.tokenizer import StreamDecoder, Tokenizer
 
 _MAX_PROMPT_BYTES = 64 << 20
 
@@ -34,14 +34,19 @@ def read_prompt(start: str) -> str:
             why = error.strerror if isinstance(error, OSError) else error
             raise BadInput("bad_prompt", _("cannot read the prompt: {why}").format(why=why), where,
                            _("write --start=FILE:path, or the text itself")) from error
-    broken = next((i for i, char in enumerate(start) if "\ud800" <= char <= "\udfff"), None)
+    return check_prompt(start, where)
+
+
+def check_prompt(text: str, where: str) -> str:
+    """`text` 本身；含孤立代理、或为空则 `BadInput`。"""
+    broken = next((i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff"), None)
     if broken is not None:
         raise BadInput("bad_prompt", _("the prompt is not UTF-8: character {n}").format(n=broken), where,
                        _("use a UTF-8 terminal, or --start=FILE:path"))
-    if not start:
+    if not text:
         raise BadInput("bad_prompt", _("the prompt is empty"), where,
                        _("begin with a line break (the default), or <|endoftext|> for GPT-2"))
-    return start
+    return text
 
 
 def read_stops(stop: str) -> list[str]:
@@ -61,29 +66,32 @@ class TextStream:
     """逐个收 token，给出可以显示的文本：不含半个 UTF-8 字符，也不含停止串及其开头。"""
 
     def __init__(self, tokenizer: Tokenizer, stops: list[str]):
-        self.tokenizer, self.stops = tokenizer, stops
-        self.ids: list[int] = []
-        self.is_stopped = False
-        self._shown = 0
-        # 停止串可能刚出现一半：留住这么多字符不显示
-        self._held = max((len(stop) for stop in stops), default=1) - 1
+        self.stops, self.is_stopped = stops, False
+        self.chars = 0  # 已收的 token 里有几个完整的字符，停止串也算
+        self._decoder, self._pending = StreamDecoder(tokenizer), ""
 
     def push(self, token: int) -> str:
         """收下一个 token，返回新增的可显示文本；遇到停止串后 `is_stopped` 为真。"""
-        self.ids.append(token)
-        text = self.tokenizer.decode(self.ids)
-        ends = [text.find(stop) for stop in self.stops if stop in text]
-        if ends:
-            self.is_stopped = True
-            return self._show(text[:min(ends)], 0)
-        # 末尾的替换字符多半是还没收全的字符
-        return self._show(text.rstrip(REPLACEMENT), self._held)
+        new = self._decoder.push(token)
+        self.chars += len(new)
+        return self._shown(new)
 
     def finish(self) -> str:
         """不再有 token：交出还留着的文本。"""
-        return "" if self.is_stopped else self._show(self.tokenizer.decode(self.ids), 0)
+        if self.is_stopped:
+            return ""
+        shown = self._shown(self._decoder.finish())
+        rest, self._pending = self._pending, ""
+        return shown + ("" if self.is_stopped else rest)
 
-    def _show(self, text: str, held: int) -> str:
-        end = max(len(text) - held, self._shown)
-        new, self._shown = text[self._shown:end], end
-        return new
+    def _shown(self, new: str) -> str:
+        text = self._pending + new
+        ends = [text.find(stop) for stop in self.stops if stop in text]
+        if ends:
+            self.is_stopped, self._pending = True, ""
+            return text[:min(ends)]
+        # 停止串可能刚出现一半：只留住这一半
+        held = max((n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        cut = len(text) - held
+        self._pending = text[cut:]
+        return text[:cut]

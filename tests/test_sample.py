@@ -1,7 +1,9 @@
 """采样命令：真的检查点、真的命令行。约 15 秒，多半在两个新起的进程。"""
 
 import io
+import math
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,6 @@ import torch
 from trainer_fork import clean_env
 
 from nanogpt import sample
-from nanogpt.config import SampleConfig
 from nanogpt.errors import BadInput
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.prompt import TextStream
@@ -103,11 +104,10 @@ def test_a_terminal_gets_no_control_bytes(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.chdir(tmp_path)
     tokens = [*"abcdefgh", "\x1b", "\x9b", "\u202e", "\n"]
-    model = save(tmp_path / "out", CharTokenizer(tokens).to_dict())
+    save(tmp_path / "out", CharTokenizer(tokens).to_dict())
     screen = Screen()
     monkeypatch.setattr(sys, "stdout", screen)
-    sample.write_sample("a\x1b", model, torch.tensor([[0]]), CharTokenizer(tokens), [], SampleConfig(temperature=20.0))
-    monkeypatch.undo()
+    assert sample.main(["--start=a\x1b", "--temperature=20", "--num_samples=2", "--logprobs=3"]) == 0
     text = screen.getvalue()
     assert "\\x1b" in text and not set(text) & {"\x1b", "\x9b", "\u202e"}
 
@@ -193,6 +193,120 @@ def test_tokenizer_larger_than_the_model(out: Path) -> None:
     with pytest.raises(BadInput) as caught:
         sample.main(["--start=xyz"])
     assert caught.value.code == "tokenizer_mismatch" and "up to 14" in str(caught.value)
+
+
+@pytest.mark.usefixtures("out")
+def test_samples_are_drawn_together_and_shown_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """写完得有先有后时，次序不乱；一个样本早停不改变别的。"""
+    whole = run(capsys, "--num_samples=6").split("\n---------------\n")[:-1]
+    assert len(set(whole)) == 6
+    stop = next(text[i:i + 3] for text in whole for i in range(8, 30)
+                if sum(text[i:i + 3] in other[3:] for other in whole) in (1, 2, 3))
+    for text, cut in zip(whole, run(capsys, "--num_samples=6", f"--stop={stop}").split("\n---------------\n"),
+                         strict=False):
+        assert cut == "abc" + text[3:].split(stop)[0]
+
+
+@pytest.mark.usefixtures("out")
+def test_fewer_at_a_time_give_the_same(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """内存只够一批两个时也是那些文本。"""
+    from nanogpt import completion
+
+    expected = run(capsys, "--num_samples=5")
+    monkeypatch.setattr(completion, "samples_together", lambda *_args: 2)
+    assert run(capsys, "--num_samples=5") == expected
+
+
+@pytest.mark.usefixtures("out")
+def test_logprobs(capsys: pytest.CaptureFixture[str]) -> None:
+    """每个 token 一行；贪心时名次都是 1，自己就是第一个备选。"""
+    text = run(capsys, "--logprobs=2", "--temperature=0", "--max_new_tokens=5")
+    rows = text.splitlines()[-6:-1]
+    assert all("#1 " in row and row.split("|")[1].startswith(f" {row.split('#1')[1].split('|')[0].strip()}")
+               for row in rows)
+    plain = run(capsys, "--temperature=0", "--max_new_tokens=5")
+    assert text.startswith(plain.split("\n-----")[0])
+
+
+@pytest.mark.usefixtures("out")
+def test_bfloat16_and_window(capsys: pytest.CaptureFixture[str]) -> None:
+    """bfloat16 的权重、较快的窗口都写得出来；窗口在上下文之内不改变文本。"""
+    assert len(run(capsys, "--dtype=bfloat16").split("\n----")[0]) == 43
+    assert run(capsys, "--window=half", "--max_new_tokens=5") == run(capsys, "--max_new_tokens=5")
+    assert run(capsys, "--window=half") != run(capsys)
+
+
+def test_end_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """文末记号结束样本而不显示；默认接着写。"""
+    from nanogpt.tokenizer import ByteTokenizer
+
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "out", ByteTokenizer().to_dict(), vocab_size=257)
+    argv = ("--temperature=30", "--top_k=0", "--max_new_tokens=700", "--start=a")
+    assert "<|endoftext|>" in run(capsys, *argv)
+    expected = run(capsys, *argv).split("<|endoftext|>")[0]
+    assert run(capsys, *argv, "--end_of_text") == expected + "\n---------------\n"
+
+
+@pytest.mark.usefixtures("out")
+def test_score(capsys: pytest.CaptureFixture[str]) -> None:
+    """困惑度等于手算的；窗口重叠时每个 token 仍只算一次。"""
+    text = "abcabcj hgfed\nabab" * 3
+    Path("text.txt").write_text(text, encoding="utf-8")
+    model = save(Path("out"), CharTokenizer(LETTERS).to_dict())
+    ids = torch.tensor(CharTokenizer(LETTERS).encode(text))
+    for stride in (8, 3, 1):
+        nats, done = 0.0, 0
+        for first in range(0, len(ids) - 1, stride):
+            window = ids[first:first + 9]
+            logits = model(window[None, :-1], window[None, 1:])[0][0]
+            skip = done - first
+            nats += torch.nn.functional.cross_entropy(logits[skip:], window[1 + skip:], reduction="sum").item()
+            done = first + len(window) - 1
+            if done == len(ids) - 1:
+                break
+        assert sample.main(["--score=text.txt", f"--stride={stride}"]) == 0
+        loss = nats / (len(ids) - 1)
+        said = capsys.readouterr().out
+        numbers = re.fullmatch(r"tokens 53, loss ([\d.]+), perplexity ([\d.]+), bits per byte [\d.]+\n", said)
+        assert numbers and float(numbers[1]) == pytest.approx(loss, abs=1e-4)
+        assert float(numbers[2]) == pytest.approx(math.exp(loss), rel=1e-5)
+        bits = float(said.rsplit(" ", 1)[1])
+        assert bits == pytest.approx(nats / math.log(2) / len(text), abs=1e-4)
+    assert sample.main(["--score=text.txt", "--max_tokens=9"]) == 0
+    assert capsys.readouterr().out.startswith("tokens 8, ")
+    for argv, code in ((["--score=none.txt"], "bad_prompt"), (["--score=dataset:none"], "dataset_missing"),
+                       (["--score=dataset:a/b"], "bad_value")):
+        with pytest.raises(BadInput) as caught:
+            sample.main(argv)
+        assert caught.value.code == code
+
+
+def test_score_of_a_dataset_equals_the_validation_loss(workspace: Path, fork_train: Any, capsys: Any,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """同一模型，训练器随机取窗口估计的损失，与逐个窗口算的相近；别的分词器的数据集不算。"""
+    run_ = fork_train("--out_dir=out", "--eval_iters=400")
+    monkeypatch.chdir(workspace)
+    assert sample.main(["--score=dataset:tiny"]) == 0
+    loss = float(capsys.readouterr().out.split("loss ")[1].split(",")[0])
+    estimate = float(run_.output.rsplit("val loss ", 1)[1].split()[0])
+    assert loss == pytest.approx(estimate, abs=0.05)
+    save(Path("out2"), CharTokenizer(LETTERS).to_dict())
+    with pytest.raises(BadInput) as caught:
+        sample.main(["--score=dataset:tiny", "--out_dir=out2"])
+    assert caught.value.code == "tokenizer_mismatch"
+
+
+def test_stream_never_shows_half_a_character_or_a_stop() -> None:
+    """逐字节喂给它：只给出完整的字符，停止串刚出现一半时留着，不是它就放出来。"""
+    from nanogpt.tokenizer import ByteTokenizer
+
+    stream = TextStream(ByteTokenizer(), ["好的", "ab!"])
+    shown = [stream.push(byte) for byte in "你🙂好ab".encode()]
+    assert "".join(shown) == "你🙂好" and shown[:4] == ["", "", "你", ""] and shown[6] == "🙂"
+    assert stream.push(ord("c")) == "abc" and stream.push(0xE4) == "" and stream.finish() == "\ufffd"
+    stream = TextStream(ByteTokenizer(), ["好的", "ab!"])
+    assert "".join(stream.push(byte) for byte in "xa好的".encode()) == "xa" and stream.is_stopped
 
 
 def test_stream_holds_back_only_what_it_must() -> None:
