@@ -123,12 +123,12 @@ def check_dataset(dataset: Dataset, block_size: int, vocab_size: int) -> None:
     id 的检查至多读约 64M token；更大的文件只看首尾与随机窗口，内存不超过几个窗口。
     """
     for split in SPLITS:
-        _check_length(dataset, split, block_size)
+        check_length(dataset, split, block_size)
     for split in SPLITS:
-        _check_ids(dataset, split, vocab_size)
+        check_ids(dataset, split, vocab_size)
 
 
-def _check_length(dataset: Dataset, split: str, block_size: int) -> None:
+def check_length(dataset: Dataset, split: str, block_size: int) -> None:
     """只看文件大小的那些检查。取一个样本要 `block_size` 个输入，再加错后一位的目标，所以至少多一个。"""
     tokens, path = dataset.tokens(split), dataset.path(split)
     size = path.stat().st_size
@@ -153,7 +153,7 @@ def _check_length(dataset: Dataset, split: str, block_size: int) -> None:
         raise BadInput("split_too_short", what, str(path), fits)
 
 
-def _check_ids(dataset: Dataset, split: str, vocab_size: int) -> None:
+def check_ids(dataset: Dataset, split: str, vocab_size: int) -> None:
     """越界的 id 在 CPU 上是难懂的 `IndexError`，在 GPU 上是设备端断言，之后整个进程都不能用。"""
     path = dataset.path(split)
     try:
@@ -242,9 +242,8 @@ def _missing(name: str, workspace: Path | None) -> BadInput:
         return BadInput("dataset_missing", what, where, prepare_hint(name, own))
     close = difflib.get_close_matches(name, known, n=1)
     guess = _("did you mean {name}? ").format(name=close[0]) if close else ""
-    hint = guess + _(
-        "known datasets: {known}; for your own text put a prepare.py that writes train.bin, val.bin in data/{name}/"
-    ).format(known=", ".join(known), name=name)
+    hint = guess + _("known datasets: {known}; for your own text: {command}").format(
+        known=", ".join(known), command=f"python -m nanogpt.prepare {shlex.quote(name)} --input FILE")
     return BadInput("dataset_missing", _("there is no dataset {name}").format(name=name), where, hint)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt.config import TrainConfig, check_world_size, load_config, wants_debug
-from nanogpt.dataset import Dataset, check_dataset, open_dataset
+from nanogpt.dataset import SPLITS, Dataset, check_dataset, check_length, open_dataset
+from nanogpt.dataset_doctor import quick_look
 from nanogpt.errors import BadInput, run_main
 from nanogpt.i18n import N_, _
 from nanogpt.pretrained import GPT2_SHAPES, folder_model_args, gpt2_model_args
@@ -50,11 +51,20 @@ def preflight(argv: list[str]) -> Job:
                        str(Path(config.out_dir) / CHECKPOINT), _("fix --out_dir, or leave out --init_from=resume"))
     if not is_resume:
         # 续训时形状在检查点里，读到它再查
+        refuse_sick(dataset, config.block_size)
         check_dataset(dataset, config.block_size, _starting_vocab_size(config, dataset))
     run = RunDir(config.out_dir) if os.environ.get("RANK", "0") == "0" else None
     if run is not None and not is_resume and not config.eval_only and not config.overwrite:
         run.refuse_earlier_run()
     return Job(config, explicit, dataset, run, wants_debug(argv))
+
+
+def refuse_sick(dataset: Dataset, block_size: int) -> None:
+    """数据医生便宜的那部分：认错了类型的 id 多半也越界，先说出真正的原因。"""
+    for split in SPLITS:
+        check_length(dataset, split, block_size)
+    for finding in quick_look(dataset):
+        raise BadInput(finding.code, finding.what, finding.where, finding.hint)
 
 
 def _starting_vocab_size(config: TrainConfig, dataset: Dataset) -> int:

@@ -1,296 +1,198 @@
-"""准备数据集的公共部分：参数、下载、读文本、写字符数据集；`python -m nanogpt.prepare NAME` 运行某个脚本。
+"""准备数据集的命令：自己的文本、随包的数据集、检查、预览。
 
-`data/*/prepare.py` 使用它，写出的目录由 `nanogpt.dataset` 读取。
+    python -m nanogpt.prepare mine --input book.txt --tokenizer bpe --vocab-size 2000
+    python -m nanogpt.prepare --preview --input book.txt --tokenizer bpe
+    python -m nanogpt.prepare --check mine
+    python -m nanogpt.prepare shakespeare_char
+
+有 `prepare.py` 的名字运行那个脚本，别的名字由 `nanogpt.prepare_build` 从 `--input` 做成 `data/NAME/`。
 """
 
 import argparse
 import difflib
-import hashlib
-import http.client
-import os
+import json
 import runpy
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
 
-import numpy as np
+from nanogpt.bpe import MIN_VOCAB_SIZE
+from nanogpt.dataset import check_dataset_name, known_names, open_dataset
+from nanogpt.dataset_doctor import examine, print_findings
+from nanogpt.errors import BadInput, UserError, run_main
+from nanogpt.i18n import LANGUAGES, _, preferred_language, use_language
+from nanogpt.prepare_build import build
+from nanogpt.prepare_pool import core_count
+from nanogpt.prepare_preview import preview, print_preview
+from nanogpt.prepare_recipe import Recipe
+from nanogpt.prepare_report import Report
+from nanogpt.prepare_script import ArgumentParser
+from nanogpt.prepare_sources import FORMATS
+from nanogpt.shipped import shipped_dir
+from nanogpt.tokenizer import KINDS, MAX_VOCAB_SIZE
 
-from nanogpt.dataset import check_dataset_name, known_names, write_dataset
-from nanogpt.dataset_write import check_free_space, make_folder, replace_together
-from nanogpt.errors import BadInput, OutOfResources, UserError, run_main
-from nanogpt.i18n import _
-from nanogpt.shipped import is_installed_copy, shipped_dir
-from nanogpt.text import visible
-from nanogpt.tokenizer import MAX_VOCAB_SIZE, CharTokenizer
-
-TIMEOUT_S = 30.0
-# 每次重试之前等多久（秒）；有几项就重试几次。
-RETRY_DELAYS_S = (1.0, 3.0)
-# 一次编码这么多字符：临时数组约 12 MB。
-CHUNK_CHARS = 1 << 20
-
-
-@dataclass(frozen=True)
-class Download:
-    """一个可下载的文件。内容固定，所以换镜像（`--url`）也要合这个校验和。"""
-
-    url: str
-    sha256: str
-    bytes: int
-
-
-TINY_SHAKESPEARE = Download(
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-    1_115_394,
-)
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """出错时抛出 `BadInput`，而不是打印整段用法。"""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput("bad_argument", message, "", _("see {command} --help").format(command=self.prog))
-
-
-def script_parser(script: Path, description: str, download: Download | None = None) -> ArgumentParser:
-    """脚本共有的参数：`--input`、`--out`、（有下载的）`--url`、`--debug`。"""
-    command = f"python {_shown(script)}"
-    parser = ArgumentParser(prog=command, description=description, allow_abbrev=False)
-    parser.add_argument("--input", type=Path, metavar="PATH", help=_("read this instead of the usual source"))
-    parser.add_argument("--out", type=Path, metavar="DIR", help=_("write here (default: the folder of the script)"))
-    if download:
-        parser.add_argument("--url", default=download.url, help=_("download from here (default: %(default)s)"))
-    parser.add_argument("--debug", action="store_true", help=_("show the traceback of an error"))
-    return parser
-
-
-def run_script(main: Any) -> NoReturn:
-    """脚本的出口：运行 `main(argv)` 并以约定的退出码结束。"""
-    arguments = sys.argv[1:]
-    sys.exit(run_main(lambda: main(arguments), debug="--debug" in arguments))
-
-
-def output_folder(script: Path, out: Path | None) -> Path:
-    """写到哪里：`--out`，否则脚本旁边；脚本在安装好的包里时是当前目录的 `data/<name>/`。已建好。"""
-    folder = script.resolve().parent
-    if out is None and is_installed_copy(folder):
-        out = Path.cwd() / "data" / folder.name
-    folder = folder if out is None else out
-    make_folder(folder)
-    return folder
-
-
-def text_source(options: argparse.Namespace, script: Path, folder: Path, download: Download) -> Path:
-    """要读的文本：`--input`，否则输出目录或脚本旁边已有的 `input.txt`，再不然就下载一份。"""
-    given: Path | None = options.input
-    if given is not None:
-        return given
-    # 与 nanoGPT 相同：旁边已有的 `input.txt` 可能是用户自己的文本，不查校验和。
-    for path in (folder / "input.txt", script.resolve().parent / "input.txt"):
-        if path.exists():
-            return path
-    offline = _("get that file in another way, then run: python {script} --input FILE").format(script=_shown(script))
-    fetch(Download(options.url, download.sha256, download.bytes), folder / "input.txt", offline)
-    return folder / "input.txt"
-
-
-def fetch(download: Download, target: Path, offline: str) -> None:
-    """下载到 `target`：校验和相符才改名过去，否则什么也不留。
-
-    连不上、超时、断在半路会重试；校验和不符不重试。失败时抛出 `UserError`，`offline` 是不靠网络的办法。
-    """
-    if not download.url.startswith(("http://", "https://")):
-        raise BadInput("bad_url", _("{url} is not an http or https address").format(url=repr(download.url)))
-    check_free_space(target.parent, download.bytes)
-    print(_("downloading {url}").format(url=visible(download.url)))
-    why = ""
-    for delay in (*RETRY_DELAYS_S, None):
-        try:
-            with replace_together(target.parent) as open_new:
-                found = _stream(download, open_new(target.name))
-                if found != download.sha256:
-                    raise _altered(download, found, offline)
-            return
-        except _InterruptedError as error:
-            why = str(error)
-        # 4xx 是地址或权限不对，等多久都一样。
-        if not why.startswith("HTTP 4") and delay is not None:
-            print(_("{why}; trying again in {seconds:g} s").format(why=visible(why), seconds=delay), file=sys.stderr)
-            time.sleep(delay)
-        else:
-            break
-    raise UserError(
-        "download_failed",
-        _("cannot download {url}: {why}").format(url=download.url, why=why),
-        _("wanted: {bytes} bytes, sha256 {sha256}").format(bytes=download.bytes, sha256=download.sha256),
-        offline,
-    )
-
-
-class _InterruptedError(Exception):
-    """这一次没有下完，值得再试。"""
-
-
-def _stream(download: Download, file: BinaryIO) -> str:
-    """把内容写进 `file`，返回 sha256。多于应有的长度就停，免得被无尽的回答写满磁盘。"""
-    digest, done = hashlib.sha256(), 0
-    try:
-        request = urllib.request.Request(download.url, headers={"User-Agent": "nanogpt-workbench"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            while chunk := _read_chunk(answer):
-                file.write(chunk)
-                digest.update(chunk)
-                done += len(chunk)
-                progress(_("downloading"), done, download.bytes)
-                if done > download.bytes:
-                    break
-    except urllib.error.HTTPError as error:
-        raise _InterruptedError(f"HTTP {error.code} {error.reason}") from error
-    except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
-        raise _InterruptedError(str(getattr(error, "reason", "") or error)) from error
-    if done < download.bytes:
-        raise _InterruptedError(_("cut off after {done} of {bytes} bytes").format(done=done, bytes=download.bytes))
-    return digest.hexdigest()
-
-
-def _read_chunk(answer: Any) -> bytes:
-    """网络一侧的系统错误与磁盘一侧的分开：前者值得重试。"""
-    try:
-        chunk: bytes = answer.read(1 << 16)
-        return chunk
-    except OSError as error:
-        raise _InterruptedError(str(error)) from error
-
-
-# 内容不对多半是登录页或被替换的文件，再下一次也一样，所以不重试。
-def _altered(download: Download, found: str, offline: str) -> UserError:
-    return UserError(
-        "download_altered",
-        _("the download does not match its checksum and was discarded"),
-        _("{url}: expected sha256 {expected}, got {found}").format(
-            url=download.url, expected=download.sha256, found=found
-        ),
-        offline,
-    )
-
-
-def read_text(path: Path) -> str:
-    """整个文本，UTF-8，换行与 Python 文本模式一样统一为 `\\n`；BOM 原样保留，与 nanoGPT 逐字节相同。"""
-    if not path.is_file():
-        what = _("{path} is not a text file") if path.exists() else _("{path} does not exist")
-        raise BadInput("bad_text", what.format(path=path), "", _("give a UTF-8 text file with --input PATH"))
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            "bad_encoding",
-            _("{file} is not UTF-8: byte 0x{byte:02x}").format(file=path.name, byte=error.object[error.start]),
-            _("{file}, byte {offset}").format(file=path, offset=error.start),
-            _("convert it first, for example: iconv -f GB18030 -t UTF-8"),
-        ) from error
-    except OSError as error:
-        what = _("{file} cannot be read: {why}").format(file=path.name, why=error.strerror)
-        raise BadInput("bad_text", what, str(path), _("check its permissions")) from error
-    except MemoryError as error:
-        what = _("{file} does not fit into memory").format(file=path.name)
-        raise OutOfResources("out_of_memory", what, str(path), _("use a smaller file")) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-
-
-def split_text(text: str, path: Path) -> tuple[str, str]:
-    """前 90% 的字符训练，其余验证；两份都不能空。"""
-    # 写法也与 nanoGPT 相同：浮点乘法的舍入决定了切在哪个字符。
-    cut = int(len(text) * 0.9)
-    if not 0 < cut < len(text):
-        what = _("{file} holds {count} characters; training and validation need some each")
-        raise BadInput("text_too_short", what.format(file=path.name, count=len(text)), str(path), _("use more text"))
-    return text[:cut], text[cut:]
-
-
-def write_chars(folder: Path, train: str, val: str, source: str) -> dict[str, Any]:
-    """写出字符级数据集：词表是两份里出现的全部字符，按码点排序。"""
-    chars = sorted(set(train) | set(val))
-    if len(chars) > MAX_VOCAB_SIZE:
-        raise BadInput(
-            "too_many_characters",
-            _("{count} different characters; a token id of two bytes holds {most}").format(
-                count=len(chars), most=MAX_VOCAB_SIZE
-            ),
-            source,
-            _("use GPT-2 BPE instead: python -m nanogpt.prepare shakespeare --input FILE --out DIR"),
-        )
-    splits = {"train": char_ids(train, chars), "val": char_ids(val, chars)}
-    return write_dataset(folder, CharTokenizer(chars), splits, expected_tokens=len(train) + len(val), source=source)
-
-
-def char_ids(text: str, chars: list[str]) -> Iterator[np.ndarray]:
-    """`text` 在有序词表 `chars` 里的位置，一块一块地给。字符都在词表里。"""
-    # 小端 UTF-32 的四个字节就是码点，二分查找代替逐字查字典，每秒数千万字符。
-    points = np.array([ord(char) for char in chars], dtype="<u4")
-    for start in range(0, len(text), CHUNK_CHARS):
-        chunk = text[start : start + CHUNK_CHARS].encode("utf-32-le")
-        yield np.searchsorted(points, np.frombuffer(chunk, dtype="<u4"))
-
-
-def report(meta: dict[str, Any], folder: Path) -> None:
-    """说出写了什么。"""
-    print(_("vocab size: {count:,}").format(count=meta["vocab_size"]))
-    for split in ("train", "val"):
-        print(_("{split} has {count:,} tokens").format(split=split, count=meta[f"{split}_tokens"]))
-    print(_("written to {folder}").format(folder=visible(str(folder), keep="")))
-
-
-def progress(label: str, done: int, total: int) -> None:
-    """终端上的一行进度；不是终端时不出声。"""
-    if sys.stderr.isatty():
-        end = "\n" if done >= total else ""
-        print(f"\r{label}: {min(100, 100 * done // max(1, total))}%", end=end, file=sys.stderr, flush=True)
-
-
-def find_script(name: str) -> Path:
-    """`name` 的 `prepare.py`：当前目录的 `data/` 在前，随包的在后。"""
-    check_dataset_name(name)
-    for root in (Path.cwd() / "data", shipped_dir("data")):
-        if (root / name / "prepare.py").is_file():
-            return root / name / "prepare.py"
-    known = known_names()
-    close = difflib.get_close_matches(name, known, n=1)
-    guess = _("did you mean {name}? ").format(name=close[0]) if close else ""
-    what = _("there is no dataset {name}").format(name=name)
-    raise BadInput("unknown_dataset", what, "", guess + _("known datasets: {known}").format(known=", ".join(known)))
+PROG = "python -m nanogpt.prepare"
 
 
 def main(arguments: list[str]) -> int:
-    """`NAME [选项]`：选项原样交给那个脚本。"""
-    parser = ArgumentParser(
-        prog="python -m nanogpt.prepare",
-        description=_("Prepare a dataset. The options after NAME are those of its script: NAME --help lists them."),
-        epilog=_("known datasets: {known}").format(known=", ".join(known_names())),
-    )
-    parser.add_argument("name", metavar="NAME")
-    own = parser.parse_args(arguments[:1] or ["--help"])
-    script, options = find_script(own.name), arguments[1:]
+    """看是哪一种用法，交给它；返回退出码。"""
+    arguments = _take_language(arguments)
+    if "--check" in arguments:
+        return check([argument for argument in arguments if argument != "--check"])
+    if "--preview" in arguments:
+        return show_preview([argument for argument in arguments if argument != "--preview"])
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if name is not None:
+        check_dataset_name(name)
+        script = find_script(name)
+        if script is not None:
+            return run_dataset_script(script, arguments[1:])
+        if not any(argument.split("=")[0] in ("--input", "--help", "-h") for argument in arguments):
+            raise unknown_dataset(name)
+    return prepare_own(arguments or ["--help"])
+
+
+def _take_language(arguments: list[str]) -> list[str]:
+    """取走 `--lang en`，与别的命令相同；没有则按环境。"""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--lang", choices=LANGUAGES)
+    try:
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        return arguments
+    use_language(options.lang or preferred_language())
+    return rest
+
+
+def prepare_own(arguments: list[str]) -> int:
+    """从自己的文本做成 `data/NAME/`。"""
+    parser = recipe_parser(PROG, _(
+        "Make the dataset data/NAME from text of yours, or prepare one that is known by NAME. "
+        "A single text is split by position, several documents by document."))
+    parser.add_argument("name", metavar="NAME", help=_("name of the dataset: a folder below data/"))
+    parser.add_argument("--out", type=Path, metavar="DIR", help=_("write here instead of data/NAME"))
+    parser.add_argument("--overwrite", action="store_true", help=_("replace a dataset that is there already"))
+    parser.add_argument("--num-proc", type=int, default=core_count(), metavar="N",
+                        help=_("processes that tokenize (default: %(default)s)"))
+    parser.epilog = "\n".join((
+        _("known datasets: {known}").format(known=", ".join(known_names())),
+        _("{command} --preview --input PATH shows the text and its tokens before the work begins").format(
+            command=PROG),
+        _("{command} --check NAME examines a dataset").format(command=PROG)))
+    options = parser.parse_args(arguments)
+    if not 1 <= options.num_proc <= 1024:
+        raise BadInput("bad_argument", _("--num-proc must be from 1 to 1024"))
+    folder = options.out or Path("data", check_dataset_name(options.name))
+    report = Report(options.json)
+    try:
+        build(recipe_of(options), folder, options.num_proc, report, options.overwrite)
+    except UserError as error:
+        report.error(error)
+        raise
+    return 0
+
+
+def recipe_parser(prog: str, description: str) -> ArgumentParser:
+    """准备与预览共有的参数：读什么、怎样分词、怎样划分。"""
+    parser = ArgumentParser(prog=prog, description=description, allow_abbrev=False,
+                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--input", nargs="+", action="extend", required=True, metavar="PATH",
+        help=_("files, folders, globs, or hf:NAME for a Hugging Face dataset"))
+    add("--tokenizer", choices=KINDS, default="char",
+        help=_("what a token is: a character, a byte, GPT-2's BPE, or a BPE trained on the text "
+               "(default: %(default)s)"))
+    add("--vocab-size", type=int, metavar="N", help=_("size of the trained BPE, end-of-text included (default: 4096)"))
+    add("--format", choices=FORMATS, help=_("what the files are (default: by their suffix, else text)"))
+    add("--encoding", metavar="NAME", help=_("of text, JSON and CSV files (default: detected)"))
+    add("--column", metavar="NAME", help=_("column or key that holds the text (default: text)"))
+    add("--separator", default="", metavar="TEXT",
+        help=_("a text file is several documents with this between them, such as '<|endoftext|>' or '\\n\\n'"))
+    add("--val-fraction", type=float, default=0.1, metavar="X",
+        help=_("share of the documents (of a single text: of its end) for validation (default: %(default)s)"))
+    add("--seed", type=int, default=1337, metavar="N", help=_("of the split by document (default: %(default)s)"))
+    add("--drop-duplicates", action="store_true", help=_("keep only the first of identical documents"))
+    add("--json", action="store_true", help=_("write JSON lines to stdout instead of text"))
+    add("--lang", choices=LANGUAGES, help=_("language of messages; also NANOGPT_LANG"))
+    add("--debug", action="store_true", help=_("show the traceback of an error"))
+    return parser
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """查过范围的做法；与别的选择合不来的选项是错误，不悄悄略过。"""
+    if options.vocab_size is not None:
+        if options.tokenizer != "bpe":
+            raise BadInput("bad_argument", _("--vocab-size goes with --tokenizer bpe only"))
+        if not MIN_VOCAB_SIZE <= options.vocab_size <= MAX_VOCAB_SIZE:
+            raise BadInput("bad_argument", _("--vocab-size must be from {least} to {most}: a token id takes two bytes")
+                           .format(least=MIN_VOCAB_SIZE, most=MAX_VOCAB_SIZE))
+    if not 0 < options.val_fraction < 1:
+        raise BadInput("bad_argument", _("--val-fraction must lie between 0 and 1"), "", _("for example 0.1"))
+    if not 0 <= options.seed < 1 << 63:
+        raise BadInput("bad_argument", _("--seed must be from 0 to 2**63 - 1"))
+    return Recipe(
+        inputs=tuple(options.input), tokenizer=options.tokenizer, vocab_size=options.vocab_size or 4096,
+        format=options.format, encoding=options.encoding, column=options.column,
+        # shell 里不好写换行
+        separator=options.separator.replace("\\n", "\n").replace("\\t", "\t"),
+        val_fraction=options.val_fraction, seed=options.seed, drop_duplicates=options.drop_duplicates)
+
+
+def show_preview(arguments: list[str]) -> int:
+    """开工之前看一眼：第一篇的开头与它的 token、编码、估计的数量。"""
+    parser = recipe_parser(f"{PROG} --preview", _("Show the beginning of the text and its tokens, write nothing."))
+    parser.add_argument("name", metavar="NAME", nargs="?", help=_("ignored; so that the same command can be previewed"))
+    options = parser.parse_args(arguments)
+    try:
+        shown = preview(recipe_of(options))
+    except UserError as error:
+        Report(options.json).error(error)
+        raise
+    print(json.dumps(shown, ensure_ascii=True)) if options.json else print_preview(shown)
+    return 0
+
+
+def check(arguments: list[str]) -> int:
+    """数据医生。没有问题返回 0，有错误返回 2；只有提醒也是 0。"""
+    parser = ArgumentParser(prog=f"{PROG} --check", allow_abbrev=False, description=_(
+        "Examine a dataset: sizes, ids, splits, tokens. Says what is wrong and how to mend it."))
+    parser.add_argument("name", metavar="NAME", help=_("name of the dataset: a folder below data/"))
+    parser.add_argument("--block-size", type=int, default=0, metavar="N", help=_("context length to be trained with"))
+    parser.add_argument("--json", action="store_true", help=_("write one JSON object to stdout instead of text"))
+    parser.add_argument("--lang", choices=LANGUAGES, help=_("language of messages; also NANOGPT_LANG"))
+    parser.add_argument("--debug", action="store_true", help=_("show the traceback of an error"))
+    options = parser.parse_args(arguments)
+    findings = examine(open_dataset(options.name), options.block_size)
+    print(json.dumps(findings, ensure_ascii=True)) if options.json else print_findings(findings)
+    return 2 if any(finding["level"] == "error" for finding in findings["findings"]) else 0
+
+
+def find_script(name: str) -> Path | None:
+    """`name` 的 `prepare.py`：当前目录的 `data/` 在前，随包的在后；没有则 None。"""
+    for root in (Path.cwd() / "data", shipped_dir("data")):
+        if (root / name / "prepare.py").is_file():
+            return root / name / "prepare.py"
+    return None
+
+
+def unknown_dataset(name: str) -> BadInput:
+    """既没有脚本，也没有说从什么做起。"""
+    known = [known for known in known_names() if find_script(known)]
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = _("did you mean {name}? ").format(name=close[0]) if close else ""
+    return BadInput("unknown_dataset", _("there is no dataset {name}").format(name=name), "", guess + _(
+        "known datasets: {known}; for text of your own add --input PATH").format(known=", ".join(known)))
+
+
+def run_dataset_script(script: Path, options: list[str]) -> int:
+    """脚本像被直接运行那样执行：它自己解析参数，自己以退出码结束（`SystemExit` 从这里穿过去）。"""
     has_out = any(option == "--out" or option.startswith("--out=") for option in options)
     if not has_out and not script.resolve().is_relative_to(Path.cwd()):
         # 随包携带的脚本：数据属于当前的工作区，不往别处的仓库里写
-        options += ["--out", str(Path("data", script.parent.name))]
-    # 脚本像被直接运行那样执行：它自己解析参数，自己以退出码结束（`SystemExit` 从这里穿过去）。
+        options = [*options, "--out", str(Path("data", script.parent.name))]
     sys.argv = [str(script), *options]
     runpy.run_path(str(script), run_name="__main__")
     return 0
 
 
-def _shown(script: Path) -> str:
-    """脚本的路径，能相对当前目录时就写短的。"""
-    relative = os.path.relpath(script)
-    return visible(str(script) if relative.startswith("..") else relative, keep="")
-
-
 if __name__ == "__main__":
-    run_script(main)
+    sys.exit(run_main(lambda: main(sys.argv[1:]), "--debug" in sys.argv))

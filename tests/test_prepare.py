@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from nanogpt import prepare
+from nanogpt import download, prepare_script
 from nanogpt.dataset import check_dataset, open_dataset
 from nanogpt.dataset import dataset_dir as find_dataset
 from nanogpt.errors import BadInput, UserError
@@ -148,7 +148,7 @@ class Misbehaving(http.server.BaseHTTPRequestHandler):
         elif self.path == "/longer":
             body, length = body * 3, length * 3
         elif self.path == "/zeros":
-            body, length = bytes(prepare.TINY_SHAKESPEARE.bytes), prepare.TINY_SHAKESPEARE.bytes
+            body, length = bytes(prepare_script.TINY_SHAKESPEARE.bytes), prepare_script.TINY_SHAKESPEARE.bytes
         elif self.path == "/empty":
             body, length = b"", 0
         self.send_response(200)
@@ -166,8 +166,8 @@ class Misbehaving(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     """捣乱的服务器的地址；重试不等待，读超时 1 s。"""
-    monkeypatch.setattr(prepare, "RETRY_DELAYS_S", (0.0, 0.0))
-    monkeypatch.setattr(prepare, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(download, "RETRY_DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr(download, "TIMEOUT_S", 1.0)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     Misbehaving.seen.clear()
@@ -179,12 +179,12 @@ def server(monkeypatch):
 
 
 def wanted(url):
-    return prepare.Download(url, hashlib.sha256(Misbehaving.content).hexdigest(), len(Misbehaving.content))
+    return download.Download(url, hashlib.sha256(Misbehaving.content).hexdigest(), len(Misbehaving.content))
 
 
 @pytest.mark.parametrize("path", ["/whole", "/no_length", "/flaky"])
 def test_download(path, server, tmp_path):
-    prepare.fetch(wanted(server + path), tmp_path / "input.txt", "offline way")
+    download.fetch(wanted(server + path), tmp_path / "input.txt", "offline way")
     assert (tmp_path / "input.txt").read_bytes() == Misbehaving.content
     assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
     assert len(Misbehaving.seen) == (3 if path == "/flaky" else 1)
@@ -206,7 +206,7 @@ def test_row_40(path, code, says, tries, server, tmp_path):
     """校验和、重试与离线的办法都说出来；半成品不留，已有的文件不动。"""
     (tmp_path / "old").write_bytes(b"old")
     with pytest.raises(UserError) as caught:
-        prepare.fetch(wanted(server + path), tmp_path / "old", "offline way")
+        download.fetch(wanted(server + path), tmp_path / "old", "offline way")
     message = str(caught.value)
     assert caught.value.code == code and says in message and "offline way" in message
     assert wanted("").sha256 in message and len(message.splitlines()) <= 3
@@ -215,10 +215,10 @@ def test_row_40(path, code, says, tries, server, tmp_path):
 
 
 def test_silent_server_times_out(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "RETRY_DELAYS_S", ())
-    longer = prepare.Download(server + "/silent", "0" * 64, len(Misbehaving.content) + 1)
+    monkeypatch.setattr(download, "RETRY_DELAYS_S", ())
+    longer = download.Download(server + "/silent", "0" * 64, len(Misbehaving.content) + 1)
     with pytest.raises(UserError) as caught:
-        prepare.fetch(longer, tmp_path / "input.txt", "offline way")
+        download.fetch(longer, tmp_path / "input.txt", "offline way")
     assert caught.value.code == "download_failed" and list(tmp_path.iterdir()) == []
 
 
@@ -226,14 +226,14 @@ def test_silent_server_times_out(server, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("server")
 def test_unreachable_address(url, tmp_path):
     with pytest.raises(UserError) as caught:
-        prepare.fetch(wanted(url), tmp_path / "input.txt", "offline way")
+        download.fetch(wanted(url), tmp_path / "input.txt", "offline way")
     assert caught.value.code == "download_failed" and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x/y", "/etc/passwd", ""])
 def test_other_schemes_are_refused(url, tmp_path):
     with pytest.raises(BadInput):
-        prepare.fetch(wanted(url), tmp_path / "input.txt", "")
+        download.fetch(wanted(url), tmp_path / "input.txt", "")
 
 
 @pytest.mark.parametrize("name", ["shakespeare_char", "shakespeare"])
@@ -243,7 +243,7 @@ def test_scripts_tell_the_offline_way(name, server, tmp_path):
     cache = str(SHARED / "tiktoken_cache")
     arguments = [ROOT / "data" / name / "prepare.py", "--out", tmp_path, "--url", server + "/zeros"]
     done = run_command(arguments, tmp_path, TIKTOKEN_CACHE_DIR=cache, no_proxy="127.0.0.1")
-    assert done.returncode == 1 and "discarded" in done.stderr and prepare.TINY_SHAKESPEARE.sha256 in done.stderr
+    assert done.returncode == 1 and "discarded" in done.stderr and prepare_script.TINY_SHAKESPEARE.sha256 in done.stderr
     assert "--input FILE" in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -26,7 +26,7 @@ if (Path(__file__).resolve().parents[2] / "nanogpt").is_dir():
 
 import numpy as np
 
-from nanogpt import prepare
+from nanogpt import prepare_script as prepare
 from nanogpt.dataset import write_dataset
 from nanogpt.dataset_write import TOKEN_TYPE, check_free_space, explain_os_error, make_folder, replace_together
 from nanogpt.errors import BadInput, OutOfResources, UserError

@@ -13,7 +13,7 @@ from pathlib import Path
 if (Path(__file__).resolve().parents[2] / "nanogpt").is_dir():
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from nanogpt import prepare
+from nanogpt import prepare_script as prepare
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _
 

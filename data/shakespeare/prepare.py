@@ -8,7 +8,7 @@ if (Path(__file__).resolve().parents[2] / "nanogpt").is_dir():
 
 import numpy as np
 
-from nanogpt import prepare
+from nanogpt import prepare_script as prepare
 from nanogpt.dataset import write_dataset
 from nanogpt.i18n import _
 from nanogpt.tokenizer import GPT2Tokenizer, load_gpt2_encoding

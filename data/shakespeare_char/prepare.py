@@ -6,7 +6,7 @@ from pathlib import Path
 if (Path(__file__).resolve().parents[2] / "nanogpt").is_dir():
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from nanogpt import prepare
+from nanogpt import prepare_script as prepare
 from nanogpt.i18n import _
 
 SCRIPT = Path(__file__)
