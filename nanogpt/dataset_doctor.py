@@ -23,7 +23,7 @@ QUICK_TOKENS = 1 << 20
 TOP_TOKENS = 20
 # UTF-8 的文字被当成 cp1252 或 latin-1 读过一次，留下的样子。
 _MOJIBAKE = tuple(char.encode("utf-8").decode(wrong) for wrong, chars in (
-    ("latin-1", "éèöüä\u2019\u201c\u201d的不一，。"), ("cp1252", "éèöüä\u2019\u201c的不")) for char in chars)
+    ("latin-1", "éèöüä\u2019\u201c\u201d的不一，。"), ("cp1252", "éèöüä\u2019\u201c的")) for char in chars)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ PAGES = [*READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROO
 CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "bench": BenchConfig}
 # 不属于配置的选项：各命令共有的、`prepare.py` 的、`nanogpt-workbench` 的、torchrun 的、构建的
 OTHER_FLAGS = {"help", "debug", "lang", "input", "out", "tokenizer", "vocab-size", "format", "encoding", "column",
-               "separator", "val-fraction", "drop-duplicates", "num-proc", "preview", "check", "block-size", "json", "once", "serve", "wheel", "workspace", "read-only",
+               "separator", "val-fraction", "drop-duplicates", "num-proc", "preview", "check", "block-size",
+               "json", "once", "serve", "wheel", "workspace", "read-only",
                "standalone", "nnodes", "node_rank", "nproc_per_node", "master_addr", "master_port"}
 # 运行时才有的目录
 MADE_BY_RUNS = ("out", "runs/", "data/mine", "data/tale", ".venv", "dist/", "workbench/keys.toml")
