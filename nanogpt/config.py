@@ -1,4 +1,4 @@
-"""全部配置键：训练、采样、基准各一个 dataclass，名字、含义与默认值沿用 nanoGPT。
+"""全部配置键：训练、采样、导出、基准各一个 dataclass，名字、含义与默认值沿用 nanoGPT。
 
 这里是唯一的出处：预设、命令行、`--help` 与工作台的表单都由此生成（见 `nanogpt.options`）。
 优先级：默认值 < 预设 < 命令行。不导入 `torch`。
@@ -22,7 +22,7 @@ _IO, _LOG, _DATA, _MODEL = N_("output and evaluation"), N_("wandb logging"), N_(
 _ADAMW, _DECAY, _DDP, _SYSTEM = N_("optimizer (AdamW)"), N_("learning rate schedule"), N_("distributed"), N_("system")
 _RECIPE = N_("modern recipe; off by default, the default is nanoGPT's")
 _SAMPLING, _BENCH = N_("sampling"), N_("benchmark")
-_SCORING, _SERVING = N_("perplexity"), N_("server")
+_SCORING, _SERVING, _EXPORT = N_("perplexity"), N_("server"), N_("export")
 _DEVICE_HELP = N_("auto, cpu, mps, cuda or cuda:N; auto takes the best that this machine has")
 _DTYPE_HELP = N_("precision of the forward pass; auto: bfloat16 or float16 on CUDA, float32 elsewhere")
 
@@ -141,6 +141,17 @@ class SampleConfig:
 
 
 @dataclass
+class ExportConfig:
+    """`nanogpt.export` 的键。"""
+
+    folder: str = option("", N_("the Hugging Face folder: written, or read with --to_checkpoint"), _EXPORT)
+    out_dir: str = option("out", N_("run directory of the checkpoint"), _EXPORT)
+    checkpoint: str = option("ckpt.pt", N_("file name of the checkpoint in out_dir"), _EXPORT)
+    to_checkpoint: bool = option(False, N_("the other way: make a checkpoint of the folder"), _EXPORT)
+    overwrite: bool = option(False, N_("replace what is already there"), _EXPORT)
+
+
+@dataclass
 class BenchConfig:
     """`nanogpt.bench` 的键；形状默认为 GPT-2（124M）。"""
 
@@ -165,7 +176,7 @@ class BenchConfig:
 # 决定网络的键，`TrainConfig` 与 `GPTConfig` 里同名；官方的 GPT-2 都没有
 RECIPE_MODEL_KEYS = ("rotary", "qk_norm", "squared_relu", "weightless_norm", "untied_head", "zero_init")
 
-ConfigT = TypeVar("ConfigT", TrainConfig, SampleConfig, BenchConfig)
+ConfigT = TypeVar("ConfigT", TrainConfig, SampleConfig, ExportConfig, BenchConfig)
 
 
 def load_config(cls: type[ConfigT], argv: list[str], usage: str, about: str) -> tuple[ConfigT, set[str]]:
@@ -210,8 +221,13 @@ def saved_values(config: ConfigT) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if not options[name].transient}
 
 
-def check_config(config: TrainConfig | SampleConfig | BenchConfig) -> None:
+def check_config(config: TrainConfig | SampleConfig | ExportConfig | BenchConfig) -> None:
     """跨键的检查；单个键的类型与范围已在 `coerce` 里查过。"""
+    if isinstance(config, ExportConfig):
+        for name in ("folder", "out_dir"):
+            _check_path(name, getattr(config, name))
+        _check_checkpoint_name(config.checkpoint)
+        return
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", config.device):
         raise _refused("device", config.device, _("legal: auto, cpu, mps, cuda, cuda:N"))
     if isinstance(config, (TrainConfig, BenchConfig)) and config.n_embd % config.n_head:
@@ -224,8 +240,7 @@ def check_config(config: TrainConfig | SampleConfig | BenchConfig) -> None:
     _check_path("out_dir", config.out_dir)
     _check_init_from(config.init_from)
     if isinstance(config, SampleConfig):
-        if Path(config.checkpoint).name != config.checkpoint:
-            raise _refused("checkpoint", config.checkpoint, _("a file name inside out_dir, such as ckpt.pt"))
+        _check_checkpoint_name(config.checkpoint)
         return
     if config.init_from == "resume" and config.overwrite:
         raise _refused("overwrite", True, _("--init_from=resume goes on with the run that it would delete"))
@@ -259,6 +274,11 @@ def check_world_size(config: TrainConfig, world_size: int) -> None:
 def _check_path(name: str, path: str) -> None:
     if not path or path.startswith("-") or any(ord(char) < 32 or ord(char) == 127 for char in path):
         raise _refused(name, path, _("a path without control characters that does not begin with -"))
+
+
+def _check_checkpoint_name(name: str) -> None:
+    if Path(name).name != name:
+        raise _refused("checkpoint", name, _("a file name inside out_dir, such as ckpt.pt"))
 
 
 def _check_init_from(init_from: str) -> None:

@@ -27,7 +27,7 @@ HUB_TIMEOUT_S = 5.0
 TOKENIZER_FILE = "nanogpt_tokenizer.json"
 _MOST_TOKENIZER_BYTES = 64 << 20
 # OpenAI 用 Conv1D，权重的两轴与 Linear 相反
-_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
 def gpt2_model_args(name: str) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def load_gpt2(model_type: str, on_download: Callable[[], None] = lambda: None
     for name, tensor in model.state_dict().items():
         # 只是掩码的缓冲区，不是参数
         if not name.endswith((".attn.masked_bias", ".attn.bias")):
-            state[name] = tensor.t() if name.endswith(_TRANSPOSED) else tensor
+            state[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
     return args, state
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt.config import BenchConfig, SampleConfig, TrainConfig
+from nanogpt.config import BenchConfig, ExportConfig, SampleConfig, TrainConfig
 from nanogpt.options import coerce, options_of, parse
 from nanogpt.presets import find_preset, list_presets, read_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 PAGES = [*READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "bench": BenchConfig}
+CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "export": ExportConfig, "bench": BenchConfig}
 # 不属于配置的选项：各命令共有的、`prepare.py` 的、`nanogpt-workbench` 的、torchrun 的、构建的
 OTHER_FLAGS = {"help", "debug", "lang", "input", "out", "tokenizer", "vocab-size", "format", "encoding", "column",
                "separator", "val-fraction", "drop-duplicates", "num-proc", "preview", "check", "block-size",

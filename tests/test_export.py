@@ -1,121 +1,142 @@
-"""导出的图：SVG 与 PNG 画的是同样的线；汉字、外来的名字、没有字体、没有点。约 4 s。"""
+"""导出成 Hugging Face 的目录再读回来，与 transformers 自己的结果相比。约 30 秒，多半在导入 `transformers`。"""
 
-import struct
-import subprocess
-import sys
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+import os
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from pilot import write_run
-from trainer_fork import ROOT, clean_env
+import torch
+from conftest import SHARED
 
-from nanogpt.i18n import use_language
-from workbench import png
-from workbench.chart import View, curves_of
-from workbench.export import export, svg
-from workbench.picture import BOTTOM, COLORS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Picture, picture_of
-from workbench.watched_run import WatchedRun
+from nanogpt import export, sample
+from nanogpt.bpe import train_bpe
+from nanogpt.config import SampleConfig
+from nanogpt.errors import BadInput, UserError
+from nanogpt.loading import load
+from nanogpt.model import GPT, GPTConfig
+from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
+
+TEXT = "the cat  sat on\na mat , and saw one small dog .\n\n"
+TRICKY = TEXT + "你好，世界 🙂 d\u00e9j\u00e0 vu  \t x<y don't 12345 \u200b end"
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> WatchedRun:
-    found = WatchedRun(write_run(tmp_path / "runs" / "alpha", 60))
-    found.refresh()
+@pytest.fixture(scope="module")
+def transformers() -> Any:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return pytest.importorskip("transformers")
+
+
+def tokenizers() -> list[Tokenizer]:
+    found: list[Tokenizer] = [CharTokenizer(sorted(set(TEXT))), ByteTokenizer(), train_bpe([TEXT * 20], 300)]
+    if (SHARED / "tiktoken_cache").is_dir():
+        os.environ["TIKTOKEN_CACHE_DIR"] = str(SHARED / "tiktoken_cache")
+        found.append(GPT2Tokenizer())
     return found
 
 
-@pytest.fixture
-def _chinese() -> Iterator[None]:
-    use_language("zh")
-    png.cjk_font.cache_clear()
-    yield
-    use_language("en")
-    png.cjk_font.cache_clear()
+def save(out: Path, tokenizer: Tokenizer, bias: bool = False, padding: int = 7, **extra: Any) -> GPT:
+    """偏置不为零的模型，词表补齐过：用错一处就看得出来。"""
+    args = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 24, "bias": bias, "dropout": 0.1,
+            "vocab_size": tokenizer.vocab_size + padding}
+    torch.manual_seed(8)
+    model = GPT(GPTConfig(**args, **extra))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    out.mkdir(exist_ok=True)
+    torch.save({"model": model.state_dict(), "model_args": args, "model_args_extra": extra, "iter_num": 3,
+                "best_val_loss": 1.0, "config": {}, "tokenizer": tokenizer.to_dict()}, out / "ckpt.pt")
+    return model.eval()
 
 
-def pixels(path: Path) -> np.ndarray:
-    """(高, 宽, 3)"""
-    from PIL import Image
+@pytest.mark.parametrize("number", range(4))
+def test_there_and_back(transformers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int,
+                        capsys: pytest.CaptureFixture[str]) -> None:
+    """logits 差不过 1e-5，贪心的文本相同，困惑度差不过 1e-4，分词逐个相同；读回来也都一样。"""
+    every = tokenizers()
+    if number >= len(every):
+        pytest.skip("no GPT-2 BPE files")
+    tokenizer = every[number]
+    monkeypatch.chdir(tmp_path)
+    model = save(tmp_path / "out", tokenizer, bias=number % 2 == 1, **({"gelu_tanh": True} if number == 1 else {}))
+    assert export.main(["--out_dir=out", "--folder=exports/hf"]) == 0
+    theirs = transformers.GPT2LMHeadModel.from_pretrained("exports/hf").eval()
+    idx = torch.randint(tokenizer.vocab_size, (2, 24))
+    with torch.no_grad():
+        expected = model(idx, idx)[0]
+        torch.testing.assert_close(theirs(idx).logits, expected, atol=1e-5, rtol=1e-5)
 
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB")).astype(int)
+    library = transformers.AutoTokenizer.from_pretrained("exports/hf")
+    text = TEXT if number == 0 else TRICKY + "<|endoftext|>" + TEXT
+    ids = tokenizer.encode(text)
+    assert library(text)["input_ids"] == ids and library.decode(ids) == text
+    assert library.eos_token_id == tokenizer.eot_id
 
+    prompt = "the cat"
+    start = library(prompt, return_tensors="pt")
+    written = theirs.generate(**start, max_new_tokens=15, do_sample=False, pad_token_id=0, eos_token_id=None)
+    assert sample.main([f"--start={prompt}", "--temperature=0", "--max_new_tokens=15", "--num_samples=1"]) == 0
+    printed = capsys.readouterr().out.split("\n---------------")[0]
+    assert printed.endswith(tokenizer.decode(written[0].tolist()))
 
-def has_color(picture: np.ndarray, color: str) -> bool:
-    wanted = np.array([int(color[start:start + 2], 16) for start in (1, 3, 5)])
-    return bool((np.abs(picture - wanted).sum(axis=2) < 30).any())
+    Path("text.txt").write_text(text, encoding="utf-8")
+    windows = [torch.tensor(ids[first:first + 25]) for first in range(0, len(ids) - 1, 24)]
+    with torch.no_grad():
+        nats = sum(torch.nn.functional.cross_entropy(theirs(w[None, :-1]).logits[0], w[1:], reduction="sum").item()
+                   for w in windows)
+    perplexity = torch.tensor(nats / (len(ids) - 1)).exp().item()
+    for argv in (["--out_dir=out"], ["--init_from=exports/hf"]):
+        assert sample.main([*argv, "--score=text.txt"]) == 0
+        said = float(capsys.readouterr().out.split("perplexity ")[1].split(",")[0])
+        assert said == pytest.approx(perplexity, rel=1e-4)
 
-
-def test_png_shows_the_same_lines_as_svg(run: WatchedRun, tmp_path: Path) -> None:
-    """SVG 里每条折线的每个顶点，在 PNG 的同一处也有墨；框外的空白处没有。"""
-    files = export(tmp_path, [run], View())
-    kinds = [path.suffix for path in files]
-    assert kinds == [".csv", ".svg", ".png"] and all(path.parent == tmp_path / "exports" for path in files)
-    image = pixels(files[2])
-    assert image.shape == (HEIGHT * png.SCALE, WIDTH * png.SCALE, 3)
-    assert struct.unpack(">II", files[2].read_bytes()[16:24]) == (WIDTH * png.SCALE, HEIGHT * png.SCALE)
-    tree = ElementTree.fromstring(files[1].read_text(encoding="utf-8"))
-    lines = [node for node in tree.iter() if node.tag.endswith("polyline")]
-    # 原始、平滑、评估，外加框与格线
-    assert {COLORS[245], COLORS[33], COLORS[208]} <= {node.get("stroke") for node in lines}
-    for node in lines:
-        for pair in (node.get("points") or "").split():
-            x, y = (round(float(number) * png.SCALE) for number in pair.split(","))
-            near = image[max(0, y - 3):y + 4, max(0, x - 3):x + 4]
-            assert near.min() < 240, (node.get("stroke"), pair)
-    assert image[:8].min() > 250 and all(has_color(image, COLORS[color]) for color in (245, 33, 208))
-    inside = image[TOP * 2 + 4:(HEIGHT - BOTTOM) * 2 - 4, LEFT * 2 + 4:(WIDTH - RIGHT) * 2 - 4]
-    assert (inside.min(axis=2) > 250).mean() > 0.9
-
-
-@pytest.mark.usefixtures("_chinese")
-def test_chinese_is_written_where_a_font_has_it(run: WatchedRun, tmp_path: Path) -> None:
-    if not png.cjk_font()[0]:
-        pytest.skip("no CJK font on this machine")
-    picture = picture_of(curves_of([run], View()), View(), "甲乙丙")
-    assert "甲乙丙" in svg(picture) and "训练" in svg(picture)
-    png.write_png(tmp_path / "zh.png", picture)
-    title = pixels(tmp_path / "zh.png")[20:56, LEFT * 2:LEFT * 2 + 92]
-    # 三个字各不相同：不是三个一样的方框
-    glyphs = [title[:, start:start + 30] for start in (0, 30, 60)]
-    assert all((glyph < 128).any() for glyph in glyphs)
-    assert not np.array_equal(glyphs[0], glyphs[1]) and not np.array_equal(glyphs[1], glyphs[2])
-
-
-@pytest.mark.usefixtures("_chinese")
-def test_without_a_font_it_falls_back_to_english(run: WatchedRun, tmp_path: Path,
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    """没有字体的机器：文件夹都空。标签变回英文，名字写成转义；坏字体也不倒。"""
-    assert png.plain("训练") == "train" and png.plain("alpha 验证") == "alpha val" and png.plain("损失 / 步数") == \
-        "loss / iterations" and png.plain("甲") == "\\u7532"
-    broken = tmp_path / "fonts"
-    broken.mkdir()
-    for folder in (tmp_path / "none", broken):
-        monkeypatch.setattr(png, "FONT_FOLDERS", (str(folder),))
-        png.cjk_font.cache_clear()
-        (broken / "wqy-zenhei.ttc").write_bytes(b"not a font")
-        assert png.cjk_font() == ("", 0)
-        png.write_png(tmp_path / "out.png", picture_of(curves_of([run], View()), View(), "甲"))
-        assert has_color(pixels(tmp_path / "out.png"), COLORS[33])
+    assert export.main(["--to_checkpoint", "--folder=exports/hf", "--out_dir=back"]) == 0
+    back = load(SampleConfig(out_dir="back"))
+    assert back.tokenizer.to_dict() == tokenizer.to_dict()
+    with torch.no_grad():
+        torch.testing.assert_close(back.model(idx, idx)[0], expected, atol=1e-5, rtol=1e-5)
+    capsys.readouterr()
+    for argv in (["--out_dir=out"], ["--out_dir=back"], ["--init_from=exports/hf"]):
+        assert sample.main([*argv, f"--start={prompt}", "--num_samples=1", "--max_new_tokens=40"]) == 0
+    texts = capsys.readouterr().out.split("\n---------------\n")
+    # 没有偏置的模型读回来有了零偏置，初始化用掉的随机数因此不同：抽样的文本只在两份之间相同
+    assert texts[1] == texts[2] and (texts[0] == texts[1]) == model.config.bias
 
 
-def test_hostile_names_and_empty_charts(tmp_path: Path) -> None:
-    found = WatchedRun(write_run(tmp_path / "runs" / "<script>&\x1b]52;c;aGk=\x07\u202e", 1))
-    found.refresh()
-    files = export(tmp_path, [found], View(metric="mfu", is_log=True))
-    text = files[1].read_text(encoding="utf-8")
-    assert "\x1b" not in text and "<script>" not in text and ElementTree.fromstring(text) is not None
-    assert pixels(files[2]).shape[2] == 3
-    png.write_png(tmp_path / "empty.png", Picture())
-    assert pixels(tmp_path / "empty.png").min() == 255
+def test_a_folder_that_transformers_wrote(transformers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """别人的目录：没有我们的描述，分词器就是 GPT-2 的；词表小的说缺了什么。"""
+    monkeypatch.chdir(tmp_path)
+    for size in (50257, 99):
+        config = transformers.GPT2Config(vocab_size=size, n_positions=16, n_embd=8, n_layer=1, n_head=2)
+        transformers.GPT2LMHeadModel(config).save_pretrained(f"hf{size}")
+    if (SHARED / "tiktoken_cache").is_dir():
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken_cache"))
+        assert export.main(["--to_checkpoint", "--folder=hf50257"]) == 0
+        loaded = load(SampleConfig())
+        assert loaded.tokenizer.kind == "gpt2" and loaded.model.config.gelu_tanh
+    with pytest.raises(BadInput) as caught:
+        export.main(["--to_checkpoint", "--folder=hf99", "--out_dir=out99"])
+    assert caught.value.code == "no_tokenizer"
 
 
-def test_pillow_waits_for_the_first_export(tmp_path: Path) -> None:
-    """打开监视界面不导入 Pillow，导出时才导入。"""
-    script = ("import sys, workbench.app, workbench.screens.monitor, workbench.export, workbench.png\n"
-              "assert 'PIL' not in sys.modules\n")
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=clean_env(PYTHONPATH=str(ROOT)),
-                   timeout=60)
+def test_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """没有去处、去处有东西、没有检查点、我们独有的网络、坏的描述。"""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "out", ByteTokenizer())
+    save(tmp_path / "modern", ByteTokenizer(), padding=0, rotary=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x", encoding="utf-8")
+    for argv, code in (([], "bad_value"), (["--folder=full"], "already_there"),
+                       (["--folder=x", "--out_dir=y"], "no_checkpoint"),
+                       (["--folder=x", "--out_dir=modern"], "not_exportable"),
+                       (["--folder=full/mine.txt/x"], "export_failed"),
+                       (["--to_checkpoint", "--folder=x", "--out_dir=z"], "not_gpt2"),
+                       (["--to_checkpoint", "--folder=full"], "already_there")):
+        with pytest.raises(UserError) as caught:
+            export.main(argv)
+        assert caught.value.code == code and len(str(caught.value).splitlines()) <= 3
+    assert export.main(["--folder=full", "--overwrite"]) == 0 and (tmp_path / "full" / "mine.txt").exists()
+    (tmp_path / "full" / "nanogpt_tokenizer.json").write_text('{"kind":"char","tokens":5}', encoding="utf-8")
+    with pytest.raises(BadInput) as broken:
+        sample.main(["--init_from=full"])
+    assert broken.value.code == "bad_tokenizer"
