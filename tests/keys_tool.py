@@ -17,6 +17,7 @@ from workbench.screens.confirm import ConfirmScreen  # noqa: E402
 from workbench.screens.help import HelpScreen  # noqa: E402
 from workbench.screens.launch import LaunchScreen  # noqa: E402
 from workbench.screens.monitor import MonitorScreen  # noqa: E402
+from workbench.screens.nodes import NodesScreen  # noqa: E402
 from workbench.screens.note import NoteScreen  # noqa: E402
 from workbench.screens.preparing import PreparingScreen  # noqa: E402
 from workbench.screens.runs import RunsScreen  # noqa: E402
@@ -47,6 +48,7 @@ SECTIONS: tuple[tuple[str, str, type, str, str], ...] = (
     ("Launch: 3 Machine", "启动：3 机器", MachinePane, "Its second half takes the keys of the form below.",
      "下半部分用的是下面表单的键。"),
     ("Launch: 4 All keys", "启动：4 全部键", OptionForm, "", ""),
+    ("Launch: each machine's command", "启动：各台机器的命令", NodesScreen, "", ""),
     ("Launch: save as a preset", "启动：存为预设", SavePresetScreen,
      "Enter saves; a second Enter changes a preset that is there already.",
      "回车保存；同名的已在时，再按一次回车才改它。"),

@@ -16,6 +16,7 @@ from trainer_fork import ROOT
 
 from nanogpt.i18n import use_language
 from workbench import launch
+from workbench.machine import has_infiniband
 from workbench.screens.launch import LaunchScreen
 from workbench.watched_run import WatchedRun
 from workbench.widgets.key_list import KeyList
@@ -201,10 +202,55 @@ def test_ranks_and_nodes_show_their_commands() -> None:
         lines = app.page.command_lines()
         assert len(lines) == 2 and "--node_rank=1" in lines[1] and "--nnodes=2" in lines[0]
         assert app.page.draft.train.value("gradient_accumulation_steps") == 8
-        await pilot.press("j", "j", "j", "space")
+        assert app.page.draft.machine.value("has_infiniband") == has_infiniband()
+        await pilot.press("j", "j", "j", *["space"] * has_infiniband())
         assert all(line.startswith("NCCL_IB_DISABLE=1 ") for line in app.page.command_lines())
         await pilot.press("y")
         assert app.clipboard == "\n".join(app.page.command_lines())
+        # 每台一条，逐台复制
+        await pilot.press("N")
+        await until(pilot, lambda: "Machine 0 of 2" in shown(app))
+        await pilot.press("j", "y")
+        assert "Machine 1 of 2  (copied)" in shown(app) and "127.0.0.1:29500" in shown(app)
+        assert app.clipboard == app.page.command_lines()[1] and "--node_rank=1" in app.clipboard
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is app.page)
+
+    drive(LaunchScreen("tiny"), script)
+
+
+FAKE_SMI = """#!/bin/sh
+case "$*" in *--query-gpu=index*)
+printf '0, GPU-aaaa, 81559, NVIDIA H100\\n1, GPU-bbbb, 81559, NVIDIA H100\\n2, GPU-cccc, 24576, [red]RTX\\n';;
+esac
+"""
+
+
+@pytest.mark.usefixtures("here")
+def test_several_gpus_are_taken_by_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """没有 GPU 的机器上，用一个假的 `nvidia-smi` 充当驱动：空格选上或放下一块，每块一个进程。"""
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text(FAKE_SMI, encoding="utf-8")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{smi.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    async def script(app: Shell, pilot: Pilot[None]) -> None:
+        draft = app.page.draft
+        assert draft is not None
+        await pilot.press("3")
+        await until(pilot, lambda: "cuda:2" in shown(app))
+        assert "NVIDIA H100  80 GiB" in shown(app) and "[red]RTX  24 GiB" in shown(app)
+        await pilot.press("g", "j", "space", "j", "j", "space")
+        command = app.page.command_lines()[0]
+        assert command.startswith("CUDA_VISIBLE_DEVICES=0,2 ") and "--nproc_per_node=2" in command
+        assert "* cuda:0" in shown(app) and "* cuda:2" in shown(app) and "* cuda:1" not in shown(app)
+        assert "--device=auto" in command and not text_of(app, "#problem")
+        await pilot.press("space", "k", "k", "space")
+        assert "CUDA_VISIBLE" not in app.page.command_lines()[0] and not draft.machine.edits
+        await pilot.press("G", "space")
+        assert "only GPUs are taken together, not cpu" in text_of(app, "#problem")
 
     drive(LaunchScreen("tiny"), script)
 

@@ -15,13 +15,17 @@ from nanogpt.dataset import Dataset, check_dataset, open_dataset
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _, language
 from nanogpt.options import Option, coerce, options_of, unknown_key
-from nanogpt.presets import find_preset, read_preset
+from nanogpt.presets import find_preset, list_presets, read_preset
 from nanogpt.rundir import CHECKPOINT, CONFIG, EVENTS
+from nanogpt.shipped import shipped_dir
 from workbench.estimate import Estimate, estimate, shape_of
 from workbench.launch import LaunchPlan
-from workbench.machine import MachineOptions
+from workbench.machine import MachineOptions, has_infiniband
 from workbench.watched_run import WatchedRun
 
+# 没有网络与 GPU 也能跑的那个，列在随包预设的最前
+FIRST_PRESET = "quickstart"
+GPUS = re.compile(r"([0-9]{1,3}(,[0-9]{1,3})*)?")
 TRAIN_OPTIONS, MACHINE_OPTIONS = options_of(TrainConfig), options_of(MachineOptions)
 
 
@@ -68,7 +72,8 @@ class Draft:
         self.workspace = workspace
         self.preset = ""
         self.train = EditedValues(TRAIN_OPTIONS, {name: opt.default for name, opt in TRAIN_OPTIONS.items()})
-        self.machine = EditedValues(MACHINE_OPTIONS, {name: opt.default for name, opt in MACHINE_OPTIONS.items()})
+        self.machine = EditedValues(MACHINE_OPTIONS, {
+            **{name: opt.default for name, opt in MACHINE_OPTIONS.items()}, "has_infiniband": has_infiniband()})
         self.has_cuda = False
         self._name = "run"
         self._fitted: str | None = None
@@ -87,6 +92,14 @@ class Draft:
             base[name] = coerce(TRAIN_OPTIONS[name], value, where)
         self.preset = preset
         self._rebase(base, path.parent.name if path.name == CONFIG else path.stem)
+
+    def rest_on(self, preset: str) -> None:
+        """改动都存进了 `preset`：从它重新开始，只留下运行目录的改动。"""
+        kept = self.train.edits.get("out_dir")
+        self.train.edits = {}
+        self.choose_preset(preset)
+        if kept is not None:
+            self.train.set("out_dir", kept)
 
     def choose_run(self, run: WatchedRun) -> None:
         """照着一个运行再来一次：它的 `config.toml` 就是预设；没有（nanoGPT 的）就用日志里的配置。"""
@@ -129,6 +142,14 @@ class Draft:
             self._fitted = str((steps // self.world_size + 1) * self.world_size)
             self.train.set(key, self._fitted)
 
+    def toggle_gpu(self, number: int) -> None:
+        """选上或放下一块 GPU：每块一个进程。设备明说了别的，就交还给自动。"""
+        chosen = sorted(self.gpus ^ {number})
+        self.machine.set("cuda_devices", ",".join(map(str, chosen)))
+        self.machine.set("ranks", str(max(1, len(chosen))))
+        if chosen and self.train.value("device") not in ("auto", "cuda"):
+            self.train.set("device", "auto")
+
     def forget_datasets(self) -> None:
         """数据集可能变了（刚准备好），下次重新打开。"""
         self._datasets.clear()
@@ -138,6 +159,12 @@ class Draft:
     @property
     def world_size(self) -> int:
         return self.machine.value("ranks") * self.machine.value("nodes")
+
+    @property
+    def gpus(self) -> set[int]:
+        """明说了要用的 GPU；写法不对时为空，检查时再说。"""
+        text = self.machine.value("cuda_devices")
+        return {int(part) for part in text.split(",")} if GPUS.fullmatch(text) and text else set()
 
     def plan(self) -> LaunchPlan:
         values = {name: text for name, text in self.train.edits.items() if name != "out_dir"}
@@ -174,7 +201,7 @@ class Draft:
         config, _explicit = load_config(TrainConfig, [*self.trainer_argv(), f"--lang={language()}"], "", "")
         check_world_size(config, self.world_size)
         gpus = self.machine.value("cuda_devices")
-        if not re.fullmatch(r"([0-9]{1,3}(,[0-9]{1,3})*)?", gpus):
+        if not GPUS.fullmatch(gpus):
             raise _bad("cuda_devices", gpus, _("numbers with commas between, such as 0,2"))
         if gpus and len(gpus.split(",")) < self.machine.value("ranks"):
             raise _bad("ranks", self.machine.value("ranks"), _("only {n} GPUs are chosen").format(
@@ -217,6 +244,28 @@ class Draft:
         plan = self.plan()
         settings = [f"{name}={value}" for name, value in plan.environment().items()]
         return [*(["env", *settings] if settings else []), *plan.command()]
+
+
+def ordered_presets(workspace: Path) -> dict[str, Path]:
+    """工作区自己的在前，随包的在后，快速开始居首。"""
+    found, shipped = list_presets(workspace), shipped_dir("presets").resolve()
+    return dict(sorted(found.items(), key=lambda item: (
+        item[1].parent.resolve() == shipped, item[0] != FIRST_PRESET, item[0])))
+
+
+def first_draft(workspace: Path, preset: str | None, clone_of: WatchedRun | None) -> tuple[Draft, BadInput | None]:
+    """照着一个运行，或照着预设（没说就取最前的）填好的草稿；做不到时还是空的，附上原因。"""
+    draft = Draft(workspace)
+    try:
+        if clone_of is not None:
+            draft.choose_run(clone_of)
+        else:
+            names = list(ordered_presets(workspace))
+            if chosen := preset or (FIRST_PRESET if FIRST_PRESET in names else next(iter(names), None)):
+                draft.choose_preset(chosen)
+    except BadInput as error:
+        return draft, error
+    return draft, None
 
 
 def _bad(name: str, value: Any, hint: str) -> BadInput:

@@ -37,6 +37,7 @@ def contexts() -> list[tuple[type, ...]]:
     from workbench.screens.help import HelpScreen
     from workbench.screens.launch import LaunchScreen
     from workbench.screens.monitor import MonitorScreen
+    from workbench.screens.nodes import NodesScreen
     from workbench.screens.note import NoteScreen
     from workbench.screens.preparing import PreparingScreen
     from workbench.screens.runs import RunsScreen
@@ -46,7 +47,8 @@ def contexts() -> list[tuple[type, ...]]:
     from workbench.widgets.launch_panes import DatasetPane, MachinePane
     from workbench.widgets.option_form import OptionForm
 
-    modals = (NoteScreen, ConfirmScreen, PreparingScreen, SavePresetScreen, HelpScreen)
+    modals = (NoteScreen, ConfirmScreen, PreparingScreen, SavePresetScreen, NodesScreen,
+              HelpScreen)
     return [(WorkbenchApp, RunsScreen), (WorkbenchApp, MonitorScreen), (WorkbenchApp, SampleScreen),
             (WorkbenchApp, LaunchScreen, KeyList, DatasetPane, MachinePane, OptionForm),
             *[(modal,) for modal in modals]]

@@ -15,6 +15,7 @@ from nanogpt.options import option
 
 # `nvidia-smi` 在驱动有毛病时会一直不答
 QUERY_SECONDS = 5.0
+INFINIBAND = Path("/sys/class/infiniband")
 _DDP, _NODES = N_("processes"), N_("several machines")
 
 
@@ -38,6 +39,14 @@ class MachineOptions:
     master_addr: str = option("127.0.0.1", N_("address of the first machine, as the others reach it"), _NODES)
     master_port: int = option(29500, N_("a free port on the first machine"), _NODES, low=1, high=65535)
     has_infiniband: bool = option(True, N_("false sets NCCL_IB_DISABLE=1"), _NODES)
+
+
+def has_infiniband() -> bool:
+    """内核认得一块 InfiniBand（或 RoCE）网卡。没有时 NCCL 要被告知，不然会一直找。"""
+    try:
+        return any(INFINIBAND.iterdir())
+    except OSError:
+        return False
 
 
 def list_devices() -> list[Device]:

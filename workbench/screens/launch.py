@@ -19,24 +19,23 @@ from textual.widgets import Static, TabbedContent, TabPane
 from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _
 from nanogpt.text import visible
-from workbench.draft import Draft
+from workbench.draft import Draft, first_draft
 from workbench.keymap import own_bindings
 from workbench.machine import Device, list_devices
 from workbench.messages import LanguageChanged
 from workbench.preparation import Preparation
+from workbench.screens.nodes import NodesScreen
 from workbench.screens.save_preset import SavePresetScreen
 from workbench.watched_run import WatchedRun
 from workbench.widgets.figures import figures_text
 from workbench.widgets.hint_bar import HintBar
 from workbench.widgets.key_list import KeyList
 from workbench.widgets.launch_panes import (
-    FIRST_PRESET,
     Chosen,
     DatasetPane,
     MachinePane,
     PresetPane,
     Refused,
-    ordered_presets,
     read_only_error,
 )
 from workbench.widgets.option_form import OptionForm
@@ -58,6 +57,8 @@ class LaunchScreen(Screen[None]):
         Binding("ctrl+s", "save", N_("Save"), id="launch.save", priority=True,
                 tooltip=N_("write the changed keys to presets/<name>.toml")),
         Binding("y", "copy", N_("Copy"), id="launch.copy", tooltip=N_("copy the command that will run")),
+        Binding("N", "nodes", N_("Each machine's command"), id="launch.nodes", show=False,
+                tooltip=N_("with several machines: the command of each, to copy one by one")),
         Binding("h,left", "tab(-1)", N_("Left page"), id="launch.left", show=False, tooltip=N_("the page before")),
         Binding("l,right", "tab(1)", N_("Right page"), id="launch.right", show=False, tooltip=N_("the page after")),
         *[Binding(str(number), f"show_tab('{tab}')", TITLES[tab], id=f"launch.{tab}", show=False,
@@ -77,23 +78,10 @@ class LaunchScreen(Screen[None]):
 
     # ---- 生命周期 ----
 
-    def _new_draft(self) -> Draft:
-        draft = Draft(self.app.workspace)  # type: ignore[attr-defined]
-        try:
-            if self._clone_of is not None:
-                draft.choose_run(self._clone_of)
-            else:
-                names = list(ordered_presets(draft.workspace))
-                first = FIRST_PRESET if FIRST_PRESET in names else (names[0] if names else None)
-                if chosen := self._preset or first:
-                    draft.choose_preset(chosen)
-        except BadInput as error:
-            self._error = error
-        return draft
-
     def compose(self) -> ComposeResult:
         if self.draft is None:
-            self.draft = self._new_draft()
+            workspace: Path = self.app.workspace  # type: ignore[attr-defined]
+            self.draft, self._error = first_draft(workspace, self._preset, self._clone_of)
         yield Static(id="title", markup=False)
         with Horizontal(id="body"):
             with TabbedContent(initial=self._tab):
@@ -151,7 +139,7 @@ class LaunchScreen(Screen[None]):
         changes = len(draft.train.edits) + len(draft.machine.edits)
         title = _("New run: {preset}").format(preset=visible(draft.preset or _("no preset"), keep=""))
         title += " | " + _("changed keys: {n}").format(n=changes) if changes else ""
-        self.query_one("#title", Static).update(title + (" | " + _("read-only") if self.is_read_only else ""))
+        self.query_one("#title", Static).update((_("read-only") + " | " if self.is_read_only else "") + title)
         self.query_one("#figures Static", Static).update(figures_text(draft, self._devices))
         self.query_one("#command Static", Static).update("\n".join(self.command_lines()))
         self.show_problem(self._error or self._key_error(draft))
@@ -252,6 +240,14 @@ class LaunchScreen(Screen[None]):
         self._note = _("copied")
         self.show_problem(None)
 
+    def action_nodes(self) -> None:
+        assert self.draft is not None
+        plan = self.draft.plan()
+        self.app.push_screen(NodesScreen(plan.node_lines(), f"{plan.master_addr}:{plan.master_port}"))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        return action != "nodes" or (self.draft is not None and self.draft.plan().nodes > 1)
+
     def action_launch(self) -> None:
         if self.is_read_only:
             self._error = read_only_error()
@@ -299,12 +295,8 @@ class LaunchScreen(Screen[None]):
         assert self.draft is not None
         if path is None:
             return
-        kept = self.draft.train.edits.get("out_dir")
         try:
-            self.draft.train.edits = {}
-            self.draft.choose_preset(path.stem)
-            if kept is not None:
-                self.draft.train.set("out_dir", kept)
+            self.draft.rest_on(path.stem)
         except BadInput as error:
             self._error = error
         self._changed()

@@ -3,7 +3,6 @@
 列表里的标题、说明、设备名与日志都来自外面，显示前经过 `one_line`，也不当标记解析。
 """
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.cells import cell_len, set_cell_size
@@ -19,18 +18,15 @@ from textual.widgets.option_list import Option as Row
 from nanogpt.dataset import list_datasets
 from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _, language
-from nanogpt.presets import list_presets, read_about
-from nanogpt.shipped import shipped_dir
-from workbench.draft import Draft
+from nanogpt.presets import read_about
+from workbench.draft import Draft, ordered_presets
 from workbench.machine import Device
 from workbench.preparation import Preparation
 from workbench.widgets.key_list import KeyList
 from workbench.widgets.option_form import OptionForm, one_line
 
 NEEDS = {"cpu": N_("a CPU is enough"), "gpu": N_("needs a GPU"), "8 gpus": N_("needs 8 GPUs"), "mps": N_("needs a Mac")}
-# 没有网络与 GPU 也能跑的那个，列在随包预设的最前
-FIRST_PRESET = "quickstart"
-CHOSEN = "> "
+CHOSEN, TAKEN = "> ", "* "
 LOG_SECONDS = 0.25
 
 
@@ -48,13 +44,6 @@ class Refused(Message):
     def __init__(self, error: BadInput):
         super().__init__()
         self.error = error
-
-
-def ordered_presets(workspace: Path) -> dict[str, Path]:
-    """工作区自己的在前，随包的在后，快速开始居首。"""
-    found, shipped = list_presets(workspace), shipped_dir("presets").resolve()
-    return dict(sorted(found.items(), key=lambda item: (
-        item[1].parent.resolve() == shipped, item[0] != FIRST_PRESET, item[0])))
 
 
 def in_language(about: dict[str, str], key: str) -> str:
@@ -237,6 +226,8 @@ class MachinePane(Vertical):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.focus_next", N_("Next"), id="machine.next", tooltip=N_("devices, then processes")),
+        Binding("space", "toggle_gpu", N_("This GPU too"), id="machine.gpu", show=False,
+                tooltip=N_("train on several GPUs: take this one, or leave it; one process each")),
     ]
 
     def __init__(self, draft: Draft, devices: list[Device]):
@@ -257,13 +248,24 @@ class MachinePane(Vertical):
         before = keys.highlighted_option.id if keys.highlighted_option else chosen
         keys.clear_options()
         for device in rows:
-            row = Text(CHOSEN if device.name == chosen else "  ")
+            is_taken = device.name.startswith("cuda:") and int(device.name[5:]) in self.draft.gpus
+            row = Text(TAKEN if is_taken else CHOSEN if device.name == chosen and not self.draft.gpus else "  ")
             row.append(set_cell_size(device.name, 7) + " " + one_line(device.title))
             if device.memory_mib:
                 row.append(f"  {device.memory_mib / 1024:,.0f} GiB", "dim")
             keys.add_option(Row(row, id=device.name))
         keys.highlighted = names.index(before) if before in names else 0
         self.query_one(OptionForm).refresh_rows()
+
+    def action_toggle_gpu(self) -> None:
+        row = self.query_one(".devices", KeyList).highlighted_option
+        name = row.id or "" if row is not None else ""
+        if name.startswith("cuda:"):
+            self.draft.toggle_gpu(int(name.removeprefix("cuda:")))
+            self.post_message(Chosen("gpus", name))
+        else:
+            self.post_message(Refused(BadInput("not_a_gpu", _("only GPUs are taken together, not {name}").format(
+                name=name), "", _("for several processes on a CPU set ranks below"))))
 
     @on(OptionList.OptionSelected, ".devices")
     def choose(self, event: OptionList.OptionSelected) -> None:
