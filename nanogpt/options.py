@@ -42,10 +42,10 @@ class Option:
     def legal(self) -> str:
         """合法取值的一句话，给 `--help` 与报错。"""
         if self.choices:
-            return ", ".join(self.choices)
+            return _(", ").join(self.choices)
         text = _(_TYPE_NAMES[self.type])
         if self.low is not None and (self.high is not None or self.below is not None):
-            text += f", {self.low:g} <= {self.name} " + (f"<= {self.high:g}" if self.high is not None
+            text += _(", ") + f"{self.low:g} <= {self.name} " + (f"<= {self.high:g}" if self.high is not None
                                                          else f"< {self.below:g}")
         elif self.low is not None:
             text += f" >= {self.low:g}"

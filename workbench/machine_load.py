@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nanogpt.i18n import _
 from nanogpt.text import visible
+from workbench.terminal import is_ascii_only
 
 QUERY = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw"
 SMI_SECONDS = 3.0
@@ -33,7 +34,7 @@ def _ram_gib() -> tuple[float, float] | None:
 
 
 class MachineLoad:
-    """`sample()` 给出一行；CPU 是自上一次以来的。可能等 `nvidia-smi` 一两秒，放在线程里调用。"""
+    """`sample()` 给出一行，各段之间两个空格；CPU 是自上一次以来的。可能等 `nvidia-smi` 一两秒，放在线程里调用。"""
 
     def __init__(self) -> None:
         self._before = _cpu_times()
@@ -60,5 +61,6 @@ class MachineLoad:
         except (OSError, subprocess.SubprocessError):
             return []
         rows = [line.split(", ") for line in done.stdout.decode("utf-8", "replace").splitlines()]
-        return [visible("GPU {} {}% {}/{} MiB {}°C {} W".format(index, *row), keep="")
+        degrees = "C" if is_ascii_only() else "°C"
+        return [visible("GPU {} {}% {}/{} MiB {}{} {} W".format(index, *row[:4], degrees, row[4]), keep="")
                 for index, row in enumerate(rows) if len(row) == 5]

@@ -57,7 +57,7 @@ class LaunchScreen(Screen[None]):
         Binding("ctrl+s", "save", N_("Save"), id="launch.save", priority=True,
                 tooltip=N_("write the changed keys to presets/<name>.toml")),
         Binding("y", "copy", N_("Copy"), id="launch.copy", tooltip=N_("copy the command that will run")),
-        Binding("N", "nodes", N_("Each machine's command"), id="launch.nodes", show=False,
+        Binding("N", "nodes", N_("Each machine's command"), id="launch.nodes",
                 tooltip=N_("with several machines: the command of each, to copy one by one")),
         Binding("h,left", "tab(-1)", N_("Left page"), id="launch.left", show=False, tooltip=N_("the page before")),
         Binding("l,right", "tab(1)", N_("Right page"), id="launch.right", show=False, tooltip=N_("the page after")),

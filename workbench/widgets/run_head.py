@@ -52,7 +52,7 @@ def status_block(run: WatchedRun, width: int, machine: str, stop_note: str) -> l
     """`machine` 是机器此刻的负荷；`stop_note` 待译，没有在叫停则空。"""
     lines = [line_of(text, width=width) for text in _paired(status_lines(run)[1:5], width)]
     if machine and not run.has_ended:
-        lines.append(line_of((machine, "dim"), width=width))
+        lines += [line_of((text, "dim"), width=width) for text in _paired(machine.split("  "), width, "  ")]
     # 错误在结局里说，不说两遍
     lines += [line_of((text, "yellow"), width=width) for text in notice_lines(run)
               if not text.startswith(_("error: {what}").split("{")[0])]
@@ -71,12 +71,12 @@ def overlay_block(runs: Sequence[WatchedRun], width: int) -> list[Strip]:
             for index, run in enumerate(runs)]
 
 
-def _paired(texts: list[str], width: int) -> list[str]:
-    """短的两行并作一行：80 格里省出行来给图。"""
+def _paired(texts: list[str], width: int, between: str = "   ") -> list[str]:
+    """短的几行并作一行：80 格里省出行来给图。"""
     lines: list[str] = []
     for text in texts:
-        if lines and cells(lines[-1]) + 3 + cells(text) < width:
-            lines[-1] += "   " + text
+        if lines and cells(lines[-1]) + len(between) + cells(text) < width:
+            lines[-1] += between + text
         else:
             lines.append(text)
     return lines

@@ -14,7 +14,9 @@ from textual.message import Message
 from textual.strip import Strip
 
 from nanogpt.i18n import N_, _
+from nanogpt.text import visible
 from workbench.plot import duration, figure
+from workbench.screens.note import read_note
 from workbench.terminal import cells, is_ascii_only, pad
 from workbench.watched_run import STATUS_WORDS
 from workbench.widgets.lines import LineView, Piece, line_of
@@ -66,6 +68,12 @@ def _speed(run: WatchedRun) -> str:
     return short_number(float(f"{value:.3g}")) if value == value else ""
 
 
+def _params(run: WatchedRun) -> str:
+    from workbench.series import short_number
+
+    return "" if run.state.params is None else short_number(float(f"{run.state.params:.3g}"))
+
+
 def _number(value: float) -> str:
     return figure(value) if value == value else ""
 
@@ -92,6 +100,9 @@ COLUMNS = (
     Column(N_("ETA"), 8, _eta, True, 60),
     Column(N_("age"), 4, _age, True, 40),
     Column(N_("loss curve"), SPARK_CELLS, sparkline, False, 20),
+    Column(N_("params"), 7, _params, True, 15),
+    Column(N_("dataset"), 16, lambda run: visible(str(run.state.config.get("dataset", "")), keep=""), False, 12),
+    Column(N_("note"), 24, lambda run: read_note(run.out_dir), False, 10),
 )
 
 
