@@ -17,11 +17,12 @@ Scenario = Callable[[WorkbenchApp, Any], Awaitable[None]]
 WAIT_S = 20.0
 
 
-def drive(workspace: Path, scenario: Scenario, size: tuple[int, int] = (80, 24), *, is_read_only: bool = False) -> None:
+def drive(workspace: Path, scenario: Scenario, size: tuple[int, int] = (80, 24), *, is_read_only: bool = False,
+          app_class: type[WorkbenchApp] = WorkbenchApp) -> None:
     """在 `workspace` 里打开应用，等第一次轮询之后照剧本做。"""
 
     async def body() -> None:
-        app = WorkbenchApp(Path(), is_read_only)
+        app = app_class(Path(), is_read_only)
         async with app.run_test(size=size, notifications=True) as pilot:
             await until(pilot, lambda: app.is_loaded and app.store.is_loaded)
             await pilot.pause()
