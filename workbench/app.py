@@ -138,6 +138,7 @@ class WorkbenchApp(App[None]):
         except OSError as error:
             self.say(_("Cannot start it: {why}").format(why=error.strerror or error), "error")
             return False
+        self.stop_notes.pop(out_dir, None)
         self.store.ensure(out_dir).launched(process)
         self.poller.wake()
         return True
@@ -166,18 +167,22 @@ class WorkbenchApp(App[None]):
         self._note_stop(run.out_dir, ASKED)
 
     def _step_stops(self) -> None:
+        from workbench.stop_run import KILLED
+
         runs = self.store.runs
         for out_dir, escalation in list(self.stops.items()):
             run = runs.get(out_dir)
             if run is None or run.has_ended:
                 del self.stops[out_dir]
-                self.stop_notes.pop(out_dir, None)
+                # 是我们杀的就一直写着，到它再跑起来为止
+                if self.stop_notes.get(out_dir) != KILLED:
+                    self.stop_notes.pop(out_dir, None)
             elif happened := escalation.step():
                 self._note_stop(out_dir, happened)
 
     def _note_stop(self, out_dir: Path, what: str) -> None:
         self.stop_notes[out_dir] = what
-        self.say(f"{visible(out_dir.name, keep='')}: {_(what)}", seconds=4.0)
+        self.say(f"{visible(out_dir.name, keep='')}: {_(what)}")
 
     # ---- 外来的文字 ----
 

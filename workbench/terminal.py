@@ -88,14 +88,27 @@ def wrap(text: str, width: int) -> list[str]:
     """按格折行，尽量在空格处断；外来的长词硬断。"""
     lines: list[str] = []
     for paragraph in text.split("\n"):
-        rest = paragraph
-        while cells(rest) > width:
-            part = fit(rest, width)
-            if not part:
-                break
-            cut = part.rfind(" ")
-            part = part[:cut] if cut > width // 2 else part
-            lines.append(part.rstrip())
-            rest = rest[len(part):].lstrip()
-        lines.append(rest)
+        start = 0
+        while (end := _reach(paragraph, start, width)) < len(paragraph):
+            cut = paragraph.rfind(" ", start, end)
+            # 一个字也放不下时也要往前走
+            end = cut if cut > start + (end - start) // 2 else max(end, start + 1)
+            lines.append(paragraph[start:end].rstrip())
+            start = end
+            while start < len(paragraph) and paragraph[start] == " ":
+                start += 1
+        lines.append(paragraph[start:])
     return lines
+
+
+def _reach(text: str, start: int, width: int) -> int:
+    """从 `start` 起 `width` 格里放得下的最后一个字之后的位置；叠加符跟着它的字。"""
+    if text.isascii():
+        return min(len(text), start + width)
+    used = 0
+    for index in range(start, len(text)):
+        if unicodedata.category(text[index]) not in ("Mn", "Me", "Cf"):
+            used += char_cells(text[index])
+            if used > width:
+                return index
+    return len(text)
