@@ -232,14 +232,10 @@ def test_logs_and_directories_change_while_watched(tmp_path: Path, place: str) -
         writer.close()
         await see(pilot, "0.1250")
 
-    locks = [open(folder / "lock", "w", encoding="utf-8") for folder in (out_dir, other)]
-    for lock in locks:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
+    with open(out_dir / "lock", "w", encoding="utf-8") as one, open(other / "lock", "w", encoding="utf-8") as two:
+        for lock in (one, two):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         drive(tmp_path, scenario, (100, 36))
-    finally:
-        for lock in locks:
-            lock.close()
 
 
 # ---- 29：时钟被拨动 ----
