@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from nanogpt.config import TrainConfig, load_config
 from nanogpt.errors import BadInput
 from nanogpt.events import EventWriter
 from nanogpt.i18n import language, use_language
+from nanogpt.text import visible
 from workbench import launch
 from workbench.draft import Draft
 from workbench.launch import LaunchPlan, command_line
@@ -64,6 +66,28 @@ def test_commands_parse() -> None:
             config = parsed(shlex.split(command_line(plan.command(node))))
             assert config.learning_rate == 1000 and config.wandb_run_name == values["wandb_run_name"]
             assert config.bias is True and config.seed == 7 and config.out_dir == "runs/x" and config.n_embd == 16
+
+
+ODD_VALUES = ("a b", "it's", 'say "hi"', "a=b=c", "--flag=1", "-x", "$HOME `id` $(id) \\ !!", "*?[a]{b,c}~",
+              "# no; & | < >", "tab\there", "two\nlines\n", "\x1b[31m\x9b2J\a", "\u202eevil\u2066",
+              "汉字 é 👩\u200d👩", "\udcff\udc80", "", "\\", "'", "\\'\x01'", "$'x'", "\r07")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_odd_values_survive_the_shell() -> None:
+    """显示的每一行只含看得见的字符，粘贴到 shell 里得到的参数一个字节不差；几台机器、几个 rank 的也是。"""
+    dump = "import os, sys; os.write(1, b'\\0'.join(map(os.fsencode, sys.argv[1:])))"
+    for value in ODD_VALUES:
+        values = {"wandb_run_name": value, "wandb_project": f"p{value}", "out": value}
+        for plan in (LaunchPlan("my preset's", f"runs/{value}x", values), LaunchPlan("tiny", "runs/x", values, ranks=2),
+                     LaunchPlan("tiny", "runs/x", values, ranks=2, nodes=2, has_infiniband=False, cuda_devices="0,1")):
+            for node, line in enumerate(plan.node_lines()):
+                assert visible(line, keep="") == line, value
+                words = line.partition(sys.executable)
+                pasted = words[0] + f"{sys.executable} -c {shlex.quote(dump)}" + words[2]
+                done = subprocess.run(["bash", "-c", pasted], capture_output=True, check=True)
+                assert done.stdout.split(b"\0") == [os.fsencode(word) for word in plan.command(node)[1:]], value
 
 
 @pytest.mark.usefixtures("here")
@@ -118,9 +142,15 @@ def test_two_cpu_ranks(here: Path) -> None:
     draft.machine.set("ranks", "2")
     draft.fit_accumulation()
     assert draft.train.value("gradient_accumulation_steps") == 4
+    draft.train.set("wandb_run_name", "a=b 'c' \"d\" $HOME\n\x1b[31m 汉")
     draft.check()
     out_dir = draft.make_out_dir()
+    (shown,) = draft.plan().node_lines()
     wait_for(launch.start(draft.start_command(), out_dir), out_dir)
+    pasted = shown.replace(str(out_dir), "runs/pasted")
+    subprocess.run(["bash", "-c", pasted], check=True, env=clean_env(), capture_output=True, timeout=120)
+    assert config_of(out_dir) == config_of(here / "runs" / "pasted")
+    assert config_of(out_dir)["wandb_run_name"] == "a=b 'c' \"d\" $HOME\n\x1b[31m 汉"
     run = WatchedRun(out_dir)
     run.refresh()
     assert run.status == "finished" and run.state.world_size == 2

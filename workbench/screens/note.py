@@ -57,7 +57,7 @@ class NoteScreen(ModalScreen[None]):
 
     @on(Input.Submitted)
     def save(self, event: Input.Submitted) -> None:
-        if event.value == self.before:
+        if event.value == self.before or self.app.refuse_if_read_only():  # type: ignore[attr-defined]
             # 显示的是净化过的：没有改就别写回去
             self.dismiss(None)
             return

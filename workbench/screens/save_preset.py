@@ -19,6 +19,7 @@ from workbench.draft import Draft
 from workbench.messages import LanguageChanged
 from workbench.preset_file import is_preset_name, preset_path, save_preset
 from workbench.terminal import wrap
+from workbench.widgets.launch_panes import read_only_error
 from workbench.widgets.lines import LineView, line_of
 
 
@@ -63,6 +64,8 @@ class SavePresetScreen(ModalScreen[Path]):
         values: dict[str, Any] = self.draft.train.values()
         values.pop("out_dir")
         try:
+            if self.app.is_read_only:  # type: ignore[attr-defined]
+                raise read_only_error()
             path = preset_path(name, self.draft.workspace)
             if path.exists() and self._overwriting != name:
                 self._overwriting = name
