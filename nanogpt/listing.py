@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,16 @@ from nanogpt.config import SampleConfig
 from nanogpt.errors import BadInput
 from nanogpt.events import parse_line
 from nanogpt.i18n import _
-from nanogpt.pretrained import GPT2_SHAPES
+from nanogpt.pretrained import GPT2_SHAPES, WEIGHT_FILES, check_available, is_downloaded
 from nanogpt.rundir import CHECKPOINT, EVENTS
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 # 写完检查点到记下事件之间不会超过这么久
 _SAME_MOMENT_S = 5.0
 _MOST_CONFIG_BYTES = 1 << 20
 
 
 def check_source(config: SampleConfig) -> None:
-    """不需要 `torch` 就看得出的：没有训练过，或没有那个文件。"""
+    """不需要 `torch` 就看得出的：没有训练过，没有那个文件，或 GPT-2 不在本机又下载不到。"""
     if config.init_from == "scratch":
         raise BadInput("bad_value", _("there is nothing to sample from in an untrained model"), "--init_from",
                        _("resume, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a Hugging Face folder"))
@@ -32,6 +30,7 @@ def check_source(config: SampleConfig) -> None:
         raise BadInput("no_checkpoint", _("there is no checkpoint"), str(path),
                        _("here are: {names}").format(names=", ".join(others)) if others
                        else _("train first, or point --out_dir at a run directory"))
+    check_available(config.init_from)
 
 
 def list_models(workspace: Path) -> dict[str, Any]:
@@ -95,15 +94,6 @@ def _saved_and_losses(folder: Path) -> tuple[dict[str, tuple[float, int]], dict[
     return saved, losses
 
 
-def is_downloaded(name: str) -> bool:
-    """官方的 GPT-2 是否在本机的 Hugging Face 缓存里。"""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    # 官方的仓库搬过家，两个名字都通
-    return any((snapshot / weights).exists() for owner in ("", "openai-community--") for weights in _WEIGHTS
-               for snapshot in cache.glob(f"models--{owner}{name}/snapshots/*"))
-
-
 def _gpt2_folders(workspace: Path) -> list[Path]:
     """一两层之内，写着 GPT-2 的 `config.json` 与权重在一处的目录。"""
     found = []
@@ -114,6 +104,6 @@ def _gpt2_folders(workspace: Path) -> list[Path]:
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(config, dict) and config.get("model_type") == "gpt2" \
-                and any((path.parent / weights).exists() for weights in _WEIGHTS):
+                and any((path.parent / weights).exists() for weights in WEIGHT_FILES):
             found.append(path.parent)
     return found

@@ -5,10 +5,12 @@
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt.deadline import within
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _
 from nanogpt.tokenizer import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
@@ -22,7 +24,9 @@ GPT2_SHAPES = {
     "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},   # 774M
     "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},      # 1558M
 }
-HUB_TIMEOUT_S = 5.0
+# 问一声 Hugging Face 在不在：一次请求的期限，与连同域名解析在内的总期限（秒）
+HUB_TIMEOUT_S, HUB_DEADLINE_S = 5.0, 8.0
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 # `nanogpt.export` 写进目录的分词器描述；没有它的目录，分词器就是 GPT-2 的
 TOKENIZER_FILE = "nanogpt_tokenizer.json"
 _MOST_TOKENIZER_BYTES = 64 << 20
@@ -62,6 +66,27 @@ def folder_model_args(folder: Path) -> dict[str, Any]:
         if is_different:
             raise _not_gpt2(where, f"{key} = {config.get(key)!r}"[:120])
     return {**args, "bias": True, "gelu_tanh": activation != "gelu"}
+
+
+def is_downloaded(name: str) -> bool:
+    """官方的 GPT-2 是否在本机的 Hugging Face 缓存里。"""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    # 官方的仓库搬过家，两个名字都通
+    return any((snapshot / weights).exists() for owner in ("", "openai-community--") for weights in WEIGHT_FILES
+               for snapshot in cache.glob(f"models--{owner}{name}/snapshots/*"))
+
+
+def check_available(name: str) -> None:
+    """官方的 GPT-2 要么在本机，要么 Hugging Face 有回音；否则 `BadInput`。别的名字一概放行。
+
+    赶在导入 `torch` 与 `transformers` 之前问，几秒之内就有答复。
+    """
+    if name in GPT2_SHAPES and not is_downloaded(name):
+        try:
+            _check_hub(name)
+        except OSError as error:
+            raise _unavailable(name, error) from error
 
 
 def folder_tokenizer(folder: Path) -> Tokenizer:
@@ -114,24 +139,29 @@ def _read_weights(cls: Any, name: str, on_download: Callable[[], None]) -> tuple
             if name not in GPT2_SHAPES:
                 raise
             on_download()
-            _check_hub(name)
+            check_available(name)
             return cls.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        what = _("cannot load {name}: {why}").format(name=name, why=" ".join(str(error).split())[:160])
-        if name not in GPT2_SHAPES:
-            raise BadInput("gpt2_unavailable", what, name,
-                           _("use a folder that GPT2LMHeadModel.save_pretrained wrote")) from error
-        raise BadInput("gpt2_unavailable", what, "", _(
-            "where there is a network: hf download {name} --local-dir ./{name}; then --init_from=./{name}").format(
-                name=name)) from error
+        raise _unavailable(name, error) from error
+
+
+def _unavailable(name: str, error: Exception) -> BadInput:
+    what = _("cannot load {name}: {why}").format(name=name, why=" ".join(str(error).split())[:160])
+    if name not in GPT2_SHAPES:
+        return BadInput("gpt2_unavailable", what, name, _("use a folder that GPT2LMHeadModel.save_pretrained wrote"))
+    hint = _("where there is a network: hf download {name} --local-dir ./{name}; then --init_from=./{name}")
+    return BadInput("gpt2_unavailable", what, "", hint.format(name=name))
 
 
 def _check_hub(name: str) -> None:
     """连一次就知道有没有网；直接下载会重试五次，近半分钟才承认没有。连不上抛 `OSError`。"""
-    from huggingface_hub import HfApi
-
     try:
-        HfApi().model_info(name, timeout=HUB_TIMEOUT_S)
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise BadInput("transformers_missing", _("loading GPT-2 needs the transformers package"), "",
+                       "pip install transformers") from error
+    try:
+        within(HUB_DEADLINE_S, lambda: HfApi().model_info(name, timeout=HUB_TIMEOUT_S))
     # 网络库各有各的异常，没有共同的基类
     except Exception as error:
         raise OSError(_("the Hugging Face hub does not answer: {why}").format(why=error)) from error

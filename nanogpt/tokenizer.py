@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nanogpt.bpe import END_OF_TEXT, BPETokenizer, check_merges, encode_special, without_surrogates
+from nanogpt.deadline import within
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _
 
@@ -19,6 +20,8 @@ MAX_VOCAB_SIZE = 1 << 16
 KINDS = ("char", "byte", "gpt2", "bpe")
 # 单个 token 的字符数上限：字符词表里只该有一个，留些余地给别人写的特殊记号。
 MAX_TOKEN_CHARS = 64
+# 下载 GPT-2 的词表至多等这么久（秒）；约 1.5 MB。
+BPE_TIMEOUT_S = 20.0
 # 词表以外的 id 解码成这个字符，让人看得见而不是崩溃。
 REPLACEMENT = "\ufffd"
 
@@ -177,7 +180,8 @@ def load_gpt2_encoding() -> Any:
             _("pip install tiktoken"),
         ) from error
     try:
-        return tiktoken.get_encoding("gpt2")
+        # 词表不在缓存里时它会下载，而且没有超时
+        return within(BPE_TIMEOUT_S, lambda: tiktoken.get_encoding("gpt2"))
     # 网络错误都是 OSError 的子类；缓存内容的校验和不符时 tiktoken 抛 ValueError。
     except (OSError, ValueError) as error:
         raise BadInput(

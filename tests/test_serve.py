@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -276,6 +277,27 @@ def test_utf8_streams_whole(folder: Path) -> None:
         assert [e["offset"] for e in entries[:10]] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
     finally:
         client.close()
+
+
+@pytest.mark.parametrize("network", ["none", "silent"])
+def test_a_gpt2_that_cannot_be_downloaded(folder: Path, network: str) -> None:
+    """没有网络立刻说，网络不出声也在期限之内说：本地的一份放在哪里；随后的请求照常。
+
+    不出声的网络是假的：一个只接受连接、从不回答的端口。
+    """
+    env = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        if network == "silent":
+            env |= {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        client = Client(folder, **env)
+        try:
+            began = time.monotonic()
+            error = client.ask(1, "load", init_from="gpt2")[-1]
+            assert time.monotonic() - began < 15
+            assert error["code"] == "gpt2_unavailable" and "hf download gpt2 --local-dir ./gpt2" in error["hint"]
+            assert client.ask(2, "load", out_dir="out")[-1]["event"] == "done"
+        finally:
+            client.close()
 
 
 def test_list(client: Client, folder: Path, workspace: Path, fork_train: Any) -> None:
