@@ -22,6 +22,7 @@ _IO, _LOG, _DATA, _MODEL = N_("output and evaluation"), N_("wandb logging"), N_(
 _ADAMW, _DECAY, _DDP, _SYSTEM = N_("optimizer (AdamW)"), N_("learning rate schedule"), N_("distributed"), N_("system")
 _RECIPE = N_("modern recipe; off by default, the default is nanoGPT's")
 _SAMPLING, _BENCH = N_("sampling"), N_("benchmark")
+_SAMPLES = N_("samples while training")
 _SCORING, _SERVING, _EXPORT = N_("perplexity"), N_("server"), N_("export")
 _DEVICE_HELP = N_("auto, cpu, mps, cuda or cuda:N; auto takes the best that this machine has")
 _DTYPE_HELP = N_("precision of the forward pass; auto: bfloat16 or float16 on CUDA, float32 elsewhere")
@@ -45,6 +46,15 @@ class TrainConfig:
     init_from: str = option(
         "scratch", N_("scratch, resume, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a Hugging Face folder"), _IO)
     overwrite: bool = option(False, N_("delete the earlier run in out_dir and start anew"), _IO, transient=True)
+
+    sample_prompts: str = option(
+        "", N_("write samples at every evaluation: a prompt, or a JSON list of several; empty: none"), _SAMPLES)
+    sample_tokens: int = option(200, N_("length of each of these samples"), _SAMPLES, unit=N_("tokens"), low=1,
+                                high=5000)
+    sample_seed: int = option(1337, N_("their random seed, the same at every evaluation"), _SAMPLES, low=0)
+    sample_temperature: float = option(
+        0.8, N_("below 1 less random, above 1 more; 0: always the likeliest"), _SAMPLES, low=0)
+    sample_top_k: int = option(200, N_("keep the k likeliest tokens; 0: all"), _SAMPLES, unit=N_("tokens"), low=0)
 
     wandb_log: bool = option(False, N_("also log to Weights & Biases"), _LOG)
     wandb_project: str = option("owt", N_("wandb project"), _LOG)

@@ -13,8 +13,9 @@ from nanogpt.dataset import SPLITS, Dataset, check_dataset, check_length, open_d
 from nanogpt.dataset_doctor import quick_look
 from nanogpt.errors import BadInput, run_main
 from nanogpt.i18n import N_, _
-from nanogpt.pretrained import GPT2_SHAPES, folder_model_args, gpt2_model_args
+from nanogpt.pretrained import GPT2_SHAPES, check_available, folder_model_args, gpt2_model_args
 from nanogpt.rundir import CHECKPOINT, RunDir
+from nanogpt.training_samples import check_prompts
 
 USAGE = "python -m nanogpt.train [PRESET] [--key=value ...]"
 ABOUT = N_("Train or evaluate a GPT. PRESET is a preset's name, a .toml file, or one of nanoGPT's config/*.py.")
@@ -53,6 +54,7 @@ def preflight(argv: list[str]) -> Job:
         # 续训时形状在检查点里，读到它再查
         refuse_sick(dataset, config.block_size)
         check_dataset(dataset, config.block_size, _starting_vocab_size(config, dataset))
+    check_prompts(config, dataset)
     run = RunDir(config.out_dir) if os.environ.get("RANK", "0") == "0" else None
     if run is not None and not is_resume and not config.eval_only and not config.overwrite:
         run.refuse_earlier_run()
@@ -71,6 +73,7 @@ def _starting_vocab_size(config: TrainConfig, dataset: Dataset) -> int:
     """起步的模型认得多少个 id；顺便查所要的上下文有没有超过预训练模型的。"""
     if config.init_from == "scratch":
         return scratch_vocab_size(dataset)
+    check_available(config.init_from)
     args = (gpt2_model_args(config.init_from) if config.init_from in GPT2_SHAPES
             else folder_model_args(Path(config.init_from)))
     if config.block_size > args["block_size"]:

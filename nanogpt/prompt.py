@@ -49,8 +49,8 @@ def check_prompt(text: str, where: str) -> str:
     return text
 
 
-def read_stops(stop: str) -> list[str]:
-    """停止串：一段文字，或一张 JSON 表。"""
+def read_stops(stop: str, key: str = "stop") -> list[str]:
+    """停止串：一段文字，或一张 JSON 表。`key` 是它的名字，别的同样写法的键也用这里。"""
     if not stop.startswith("["):
         return [stop] if stop else []
     try:
@@ -58,7 +58,8 @@ def read_stops(stop: str) -> list[str]:
     except (ValueError, RecursionError):
         return [stop]
     if not isinstance(stops, list) or not all(isinstance(item, str) and item for item in stops):
-        raise BadInput("bad_value", _("stop must be a text or a JSON list of texts"), "--stop", '--stop=\'["a", "b"]\'')
+        raise BadInput("bad_value", _("{key} must be a text or a JSON list of texts").format(key=key), f"--{key}",
+                       f'--{key}=\'["a", "b"]\'')
     return stops
 
 

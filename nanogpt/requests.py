@@ -137,7 +137,8 @@ def _stop(value: Any) -> str:
     if texts == "" or texts == []:
         return ""
     if type(texts) is not list or not all(type(text) is str and text for text in texts):
-        raise BadInput("bad_value", _("stop must be a text or a JSON list of texts"), "stop", '["a", "b"]')
+        what = _("{key} must be a text or a JSON list of texts").format(key="stop")
+        raise BadInput("bad_value", what, "stop", '["a", "b"]')
     return json.dumps(texts)
 
 

@@ -40,6 +40,7 @@ from nanogpt.progress import ProgressBar  # noqa: E402
 from nanogpt.rank_watch import RankWatch  # noqa: E402
 from nanogpt.rundir import TRACEBACK  # noqa: E402
 from nanogpt.training import Training, bring_back_best, build, check_finite, save  # noqa: E402
+from nanogpt.training_samples import write_samples  # noqa: E402
 from nanogpt.wandb_log import start_wandb  # noqa: E402
 
 HEARTBEAT_S = 5.0  # 分布式时各 rank 报一次平安的间隔
@@ -83,6 +84,8 @@ def evaluate(t: Training, lr: float, wandb: Any) -> None:
     t.best_val_loss = min(losses["val"], t.best_val_loss)
     t.say(f"step {t.iter_num}: train loss {losses['train']:.4f}, val loss {losses['val']:.4f}")
     t.emit("eval", iter=t.iter_num, train_loss=losses["train"], val_loss=losses["val"], best_val_loss=t.best_val_loss)
+    # 赶在存检查点之前：续训不重做这次评估，样本就不会缺
+    write_samples(t)
     if wandb is not None:
         wandb.log({"iter": t.iter_num, "train/loss": losses["train"], "val/loss": losses["val"], "lr": lr})
     if (is_best or t.config.always_save_checkpoint) and t.iter_num > 0 and not t.config.eval_only:
