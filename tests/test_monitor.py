@@ -97,6 +97,27 @@ def test_every_metric_axis_and_smoothing_is_drawn(tmp_path: Path) -> None:
     watch(tmp_path, scenario)
 
 
+def test_train_and_validation_are_raw_and_smoothed(tmp_path: Path) -> None:
+    """评估够多时也有平滑的一条；不平滑时各一条。"""
+    out_dir = write_run(tmp_path / "runs" / "alpha", 100, status=None)
+    writer = EventWriter(out_dir / "events.jsonl")
+    for index in range(100):
+        writer.emit("eval", iter=index, train_loss=3.0, val_loss=3.0 + index % 2, best_val_loss=3.0)
+    writer.emit("end", status="finished", iter=100)
+    writer.close()
+
+    async def scenario(_app: Any, pilot: Any, screen: Any) -> None:
+        await see(pilot, "train", "smoothed", "validation", "validation, smoothed")
+        raw, smoothed = (next(curve for curve in screen.chart.curves if curve.label == label)
+                         for label in ("validation", "validation, smoothed"))
+        assert np.ptp(raw.y) >= 1.0 and np.ptp(smoothed.y[10:-10]) < 0.5
+        while screen.view.smoothing:
+            await pilot.press("m")
+        await until(pilot, lambda: [curve.label for curve in screen.chart.curves] == ["train", "validation"])
+
+    watch(tmp_path, scenario, (120, 30))
+
+
 def test_cursor_reads_values_and_zoom_pans(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "alpha", 101)
 

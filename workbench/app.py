@@ -268,6 +268,12 @@ class WorkbenchApp(App[None]):
         if not isinstance(self.screen, CommandPalette):
             self.push_screen(CommandPalette(placeholder=_("search for a command"), id="--command-palette"))
 
+    def action_change_theme(self) -> None:
+        from textual.command import CommandPalette
+        from textual.theme import ThemeProvider
+
+        self.push_screen(CommandPalette(providers=[ThemeProvider], placeholder=_("search for a theme")))
+
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """命令面板：当前屏此刻可用的每个动作，名字与说明同键的一样；藏在别的页上的也在。"""
         from workbench.keymap import own_bindings

@@ -23,7 +23,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "memory": (N_("memory, MiB"), ("memory_mib",), ()),
 }
 X_AXES: dict[str, str] = {"iter": N_("iterations"), "tokens": N_("tokens"), "time": N_("seconds")}
-RAW, TRAIN, VAL = 245, 33, 208
+RAW, TRAIN, RAW_VAL, VAL = 245, 33, 137, 208
 RUN_COLORS = (33, 208, 35, 170, 37, 160, 142, 99)
 ASCII_FRAME = str.maketrans("─│┌┐└┘├┤┬┴┼", "-|+++++++++")
 
@@ -104,8 +104,14 @@ def _curves_of_one(run: WatchedRun, index: int, is_many: bool, view: View) -> li
     else:
         curves.append(Curve(name, TRAIN, "*", x, y))
     for eval_x, eval_y in evals:
-        label = _("{name} val").format(name=run.name) if is_many else _("validation")
-        curves.append(Curve(label, color if is_many else VAL, letter.upper() if is_many else "o", eval_x, eval_y))
+        window = smoothing_window(view.smoothing, len(eval_y))
+        if is_many:
+            curves.append(Curve(_("{name} val").format(name=run.name), color, letter.upper(), eval_x, eval_y))
+        elif window > 1:
+            curves.append(Curve(_("validation"), RAW_VAL, ",", eval_x, eval_y))
+            curves.append(Curve(_("validation, smoothed"), VAL, "o", eval_x, smooth(eval_y, window)))
+        else:
+            curves.append(Curve(_("validation"), VAL, "o", eval_x, eval_y))
     return curves
 
 

@@ -16,7 +16,7 @@ WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 960, 540, 80, 40, 20, 60
 FRAME, GRID, INK = "#444444", "#dddddd", "#000000"
 # 与终端里相近的 256 色
 COLORS = {245: "#8a8a8a", 33: "#0087ff", 208: "#ff8700", 35: "#00af5f", 170: "#d75fd7", 37: "#00afaf",
-          160: "#d70000", 142: "#afaf00", 99: "#875fff"}
+          137: "#af875f", 160: "#d70000", 142: "#afaf00", 99: "#875fff"}
 TITLE_CELLS, LABEL_CELLS, LABEL_WIDTH = 110, 30, 220
 Point = tuple[float, float]
 

@@ -24,7 +24,7 @@ CJK_FONTS = ("NotoSansCJK-Regular.*", "NotoSansCJKsc-Regular.*", "NotoSansSC-Reg
              "DroidSansFallback*.ttf", "NotoSerifCJK-Regular.*", "uming.ttc", "ukai.ttc")
 MAX_FACES = 16
 # 线的名字里会出现的文字
-_CURVES = (N_("train"), N_("smoothed"), N_("validation"))
+_CURVES = (N_("train"), N_("smoothed"), N_("validation"), N_("validation, smoothed"))
 
 
 def write_png(path: Path, picture: Picture) -> None:
