@@ -128,11 +128,12 @@ class OptionForm(Vertical):
         is_changed = option.name in self.values.edits
         mark = "* " if is_changed else "  "
         row = Text(mark + set_cell_size(option.name, self._width) + "  " + _shown(self.values.text(option.name)))
-        if option.unit and not option.choices:
-            row.append(f" {_(option.unit)}", "dim")
+        # 窄的地方行尾会截去：原来的值比单位要紧
         if is_changed:
             row.stylize("bold", 0, len(mark) + self._width)
             row.append("  " + _("was {value}").format(value=_shown(str(self.values.base[option.name]))), "dim")
+        if option.unit and not option.choices:
+            row.append(f" {_(option.unit)}", "dim")
         return row
 
     def _show_help(self) -> None:
