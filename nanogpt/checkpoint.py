@@ -234,7 +234,8 @@ def check_resumable(path: Path, checkpoint: dict[str, Any], optimizer: torch.opt
                 raise ValueError(_("its optimizer does not fit its weights"))
         for mine in checkpoint.get("rank_states", []):
             if mine["cpu_rng"].dtype != torch.uint8 or mine["cpu_rng"].shape != torch.get_rng_state().shape \
-                    or mine["ix"].dtype != torch.int64 or mine["ix"].dim() != 1 or "cuda_rng" not in mine:
+                    or mine["ix"].dtype != torch.int64 or mine["ix"].dim() != 1 or "cuda_rng" not in mine \
+                    or type(mine.get("position", 0)) is not int:
                 raise ValueError(_("its random state is damaged"))
     # 外来的字典可以缺任何一项、是任何类型
     except Exception as error:

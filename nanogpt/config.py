@@ -65,6 +65,9 @@ class TrainConfig:
         40, N_("micro-batches for each step, over all ranks together"), _DATA, low=1)
     batch_size: int = option(12, N_("sequences in a micro-batch"), _DATA, unit=N_("sequences"), low=1)
     block_size: int = option(1024, N_("context length"), _DATA, unit=N_("tokens"), low=1)
+    sampling: str = option(
+        "random", N_("random: windows anywhere, with repetition, as in nanoGPT; shuffle: each window once an epoch"),
+        _DATA, choices=("random", "shuffle"))
     seed: int = option(1337, N_("seed of initialisation, batches and dropout; each rank adds its number"), _DATA, low=0)
 
     n_layer: int = option(12, N_("number of transformer blocks"), _MODEL, low=1)

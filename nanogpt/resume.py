@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # 这些变了，续训就不再与从未中断的运行逐位相同
 _EXACT_KEYS = ("dataset", "batch_size", "gradient_accumulation_steps", "dropout", "dtype", "eval_interval",
-               "eval_iters", "learning_rate", "min_lr", "warmup_iters", "lr_decay_iters", "decay_lr", "lr_schedule",
-               "weight_decay", "beta1", "beta2", "muon_lr", "muon_momentum", "grad_clip", "compile")
+               "eval_iters", "sampling", "learning_rate", "min_lr", "warmup_iters", "lr_decay_iters", "decay_lr",
+               "lr_schedule", "weight_decay", "beta1", "beta2", "muon_lr", "muon_momentum", "grad_clip", "compile")
 
 
 def checkpoint_to_resume(job: Job, config: TrainConfig) -> dict[str, Any]:
@@ -60,7 +60,11 @@ def restore(t: "Training", checkpoint: dict[str, Any]) -> None:
         t.warn("resume_not_exact", _("the run goes on, but not as if it had never stopped: {why}").format(
             why="; ".join(changed)))
     states = checkpoint.get("rank_states")
-    if states is None or t.ranks.rank >= len(states):
+    if states is None:
+        return
+    # 洗过牌的窗口走到了哪里，是全部 rank 共有的一个数
+    t.batches.position = states[0].get("position", 0)
+    if t.ranks.rank >= len(states):
         return
     mine = states[t.ranks.rank]
     torch.set_rng_state(mine["cpu_rng"])

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 from nanogpt import checkpoint as ckpt
 from nanogpt import device as devices
-from nanogpt.batches import RandomWindows
+from nanogpt.batches import RandomWindows, ShuffledWindows
 from nanogpt.config import RECIPE_MODEL_KEYS, TrainConfig, saved_values
 from nanogpt.distributed import Ranks
 from nanogpt.errors import Diverged, OutOfResources
@@ -71,7 +71,7 @@ class Training:
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
         """取下一批训练数据并记住它的位置。"""
-        self.ix = self.batches.draw("train")
+        self.ix = self.batches.next()
         return self.batches.load("train", self.ix)
 
     def say(self, line: str) -> None:
@@ -131,12 +131,20 @@ def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
         peak_flops=devices.peak_flops(devices.device_name(device), config.dtype),
         amp=devices.autocast(device, config.dtype), raw_model=raw_model, model=model, optimizer=optimizer,
         scaler=torch.amp.GradScaler(device_type, enabled=config.dtype == "float16"),
-        batches=RandomWindows(job.dataset, config.batch_size, config.block_size, raw_model.config.vocab_size, device),
+        batches=_windows(job, config, ranks, raw_model.config.vocab_size, device),
         tokenizer=job.dataset.tokenizer, clock=StepClock(device, config.log_timing))
     _open_run(t, checkpoint)
     if checkpoint is not None:
         restore(t, checkpoint)
     return t
+
+
+def _windows(job: Job, config: TrainConfig, ranks: Ranks, vocab_size: int, device: str) -> RandomWindows:
+    """按 `sampling` 取批的办法。"""
+    if config.sampling == "random":
+        return RandomWindows(job.dataset, config.batch_size, config.block_size, vocab_size, device)
+    return ShuffledWindows(job.dataset, config.batch_size, config.block_size, vocab_size, device, seed=config.seed,
+                           rank=ranks.rank, world_size=ranks.world_size)
 
 
 def _initial_model(job: Job, config: TrainConfig, checkpoint: dict[str, Any] | None) -> GPT:
@@ -194,7 +202,7 @@ def save(t: Training, name: str = CHECKPOINT, is_best: bool = False) -> bool:
     """存下这一步；返回是否成功。存不下时只警告：磁盘腾出来之前，训练接着走。所有 rank 都要调用。"""
     check_finite(t, 0.0, _("a weight"), weights=True)
     is_best = is_best or (t.saved_is_best and t.saved_iter == t.iter_num)
-    mine = {"cpu_rng": torch.get_rng_state(), "ix": t.ix,
+    mine = {"cpu_rng": torch.get_rng_state(), "ix": t.ix, "position": t.batches.position,
             "cuda_rng": torch.cuda.get_rng_state(t.device) if t.device.startswith("cuda") else None}
     states = t.ranks.gather(mine)
     if t.run is None:
