@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -72,7 +73,7 @@ class AppTerminal:
             while wanted not in self.text(since):
                 left = end - time.perf_counter()
                 if left <= 0 or not self.is_open:
-                    raise TimeoutError(f"never saw {text!r}; the last bytes: {self.text(since)[-2000:]!r}")
+                    raise TimeoutError(f"never saw {text!r}; the last text: {self._last_text()}")
                 self._news.wait(left)
             found = b""
             for at, data in self.chunks[since:]:
@@ -80,6 +81,10 @@ class AppTerminal:
                 if wanted in found:
                     return at
         raise AssertionError
+
+    def _last_text(self) -> str:
+        text = self.text().decode("utf-8", "replace")
+        return re.sub("\x1b(?:\\[[^@-~]*[@-~]|[^\\[])", "", text)[-1500:]
 
     def quiet_since(self, quiet_s: float, limit_s: float = 60.0) -> float:
         """等到连着 `quiet_s` 秒没有一个字节；返回最后一块到达的时刻。"""

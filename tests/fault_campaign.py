@@ -1,10 +1,11 @@
 """训练器的故障注入：测试用其中一份有种子的样本，`python tests/fault_campaign.py` 跑足全部次数。
 
-次数见贡献者文档里的「门槛」：每一个写点 × {SIGKILL、SIGINT、SIGTERM、ENOSPC、EIO、EFBIG}，
-1,000 次随机 kill -9，1,000 次翻位与 1,000 次截断。训练器是真的（`trainer_fork`），信号是真的；
-只有系统调用的失败是在分叉出的进程里包住 `open`、`write`、`fsync`、`rename` 造出来的。
+次数见贡献者文档里的「门槛」：每一个写点 × {SIGKILL、SIGINT、SIGTERM、ENOSPC、EIO、EFBIG}，1,000 次随机 kill -9，
+1,000 次翻位与 1,000 次截断；应用的 100 次 kill -9 与它的终端的 100 次结束在 `detach`。训练器是真的（`trainer_fork`），
+信号是真的；只有系统调用的失败是在分叉出的进程里包住 `open`、`write`、`fsync`、`rename` 造出来的。
 """
 
+import argparse
 import builtins
 import errno
 import hashlib
@@ -342,34 +343,74 @@ def corruption_campaign(good: Path, kind: str, times: int, seed: int) -> dict[st
     return count
 
 
-def main() -> None:
+Row = tuple[str, int, str, float]
+PARTS = ("saves", "corruption", "kills", "detach")
+
+
+def save_rows(points: SavePoints, _scale: float) -> Iterator[Row]:
+    for kind in (*SIGNALS, *ERRORS):
+        began, todo = time.monotonic(), points.all_points(kind)
+        for point in todo:
+            points.check(*point)
+        yield f"{kind} in a save", len(todo), "0 lost", time.monotonic() - began
+
+
+def corruption_rows(points: SavePoints, scale: float) -> Iterator[Row]:
+    good, times = points.run(None) / "out" / "ckpt.pt", max(1, int(1000 * scale))
+    for kind in ("flip", "cut"):
+        began = time.monotonic()
+        count = corruption_campaign(good, kind, times, seed=1337)
+        yield (f"checkpoint {kind}", times, f"{count['refused']} refused, {count['harmless']} harmless "
+               "(identical contents), 0 read wrong", time.monotonic() - began)
+
+
+def kill_rows(points: SavePoints, scale: float) -> Iterator[Row]:
+    began = time.monotonic()
+    count = random_kills(points.server, points.folder, points.args[:-len(EVERY_STEP)], max(1, int(1000 * scale)), 1337)
+    yield ("kill -9 at random", count["kills"], f"0 lost; {count['with checkpoint']} with a checkpoint, "
+           f"{count['with stale temp file']} inside a save", time.monotonic() - began)
+
+
+def detach_rows(folder: Path, scale: float) -> Iterator[Row]:
+    """应用的死：不需要分叉的训练器，训练由应用启动。"""
+    from conftest import make_tiny_dataset
+    from detach import campaign
+
+    make_tiny_dataset(folder / "data" / "python_stdlib")
+    began, times = time.monotonic(), max(1, int(100 * scale))
+    count, iters = campaign(folder, times, times, seed=1337)
+    for kind, number in count.items():
+        yield f"app: {kind}", number, f"0 of {iters} iterations lost", (time.monotonic() - began) / len(count)
+
+
+def rows_of(parts: list[str], folder: Path, scale: float) -> Iterator[Row]:
     from conftest import TINY, make_tiny_dataset
 
-    random_count, corrupt_count = 1000, 1000
-    server = TrainerServer()
-    rows: list[tuple[str, int, str, float]] = []
+    makers = {"saves": save_rows, "corruption": corruption_rows, "kills": kill_rows}
+    if set(parts) & set(makers):
+        server = TrainerServer()
+        try:
+            make_tiny_dataset(folder / "data" / "tiny")
+            points = SavePoints(server, folder, TINY)
+            for name in [name for name in makers if name in parts]:
+                yield from makers[name](points, scale)
+        finally:
+            server.close()
+    if "detach" in parts:
+        (folder / "detach").mkdir()
+        yield from detach_rows(folder / "detach", scale)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Inject faults at full count and print what was lost.")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="these parts (default: all)")
+    parser.add_argument("--scale", type=float, default=1.0, help="a fraction of the random counts, such as 0.1")
+    args = parser.parse_args()
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_tiny_dataset(folder / "data" / "tiny")
-        points = SavePoints(server, folder, TINY)
-        for kind in (*SIGNALS, *ERRORS):
-            began, todo = time.monotonic(), points.all_points(kind)
-            for point in todo:
-                points.check(*point)
-            rows.append((f"{kind} in a save", len(todo), "0 lost", time.monotonic() - began))
-            print(rows[-1], flush=True)
-        good = points.run(None) / "out" / "ckpt.pt"
-        for kind in ("flip", "cut"):
-            began = time.monotonic()
-            count = corruption_campaign(good, kind, corrupt_count, seed=1337)
-            rows.append((f"checkpoint {kind}", corrupt_count, f"{count['refused']} refused, {count['harmless']} "
-                         "harmless (identical contents), 0 read wrong", time.monotonic() - began))
-            print(rows[-1], flush=True)
-        began = time.monotonic()
-        count = random_kills(server, folder, TINY, random_count, seed=1337)
-        rows.append(("kill -9 at random", count["kills"], f"0 lost; {count['with checkpoint']} with a checkpoint, "
-                     f"{count['with stale temp file']} inside a save", time.monotonic() - began))
-    server.close()
+        for row in rows_of(args.only, Path(name), args.scale):
+            rows.append(row)
+            print(row, flush=True)
     print("\n| fault | times | result | seconds |\n|---|---|---|---|")
     for what, times, result, seconds in rows:
         print(f"| {what} | {times} | {result} | {seconds:.0f} |")

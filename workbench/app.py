@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -306,6 +307,8 @@ def run_app(is_read_only: bool) -> int:
     """打开应用直到用户离开；返回退出码。"""
     # 读大日志的线程与界面抢解释器：切得勤一些，按键才不等
     sys.setswitchinterval(SWITCH_SECONDS)
+    # 终端没了就结束：经 `nohup` 一类继承来的忽略，会让应用对着没了的终端空转
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     app = WorkbenchApp(Path(), is_read_only)
     app.run(mouse=app.has_mouse)
     return app.return_code or 0

@@ -55,6 +55,9 @@ class HintBar(LineView):
         return [item for item in found.values() if item[0].show]
 
     def renew(self) -> None:
+        # 一打开就关掉的屏，排着的这一次到时它已不在
+        if not self.is_attached:
+            return
         width = self.size.width
         last: list[Piece] = [(" ? ", "bold reverse"), (" " + _("help"), "")]
         room = width - sum(cells(text) for text, _style in last) - 1
