@@ -15,8 +15,7 @@ from typing import Any
 HEAVY = {"torch", "transformers", "datasets"}
 # 打开输入框之后，字母键都归它；再后面的离开所在的屏：依次留到最后做
 TYPING = {"runs.filter", "monitor.search", "form.search"}
-LEAVING = {"monitor.back", "help.close", "launch.close", "note.cancel", "save.cancel", "sample.cancel", "confirm.yes",
-           "confirm.no", "confirm.take", "preparing.cancel"}
+LEAVING = ("leave", "dismiss", "close", "cancel", "give_up", "answer", "take")
 # 趁它的数据集还没有准备好：别的动作会去准备
 FIRST = "runs.quick_start"
 # 退出留给剧本；启动也是：走过一遍的表单里填了什么说不准，剧本用小的预设启动
@@ -41,6 +40,10 @@ done: set[tuple[str, str]] = set()
 screens: set[str] = set()
 
 
+def order(binding: Any) -> tuple[bool, ...]:
+    return binding.action.startswith(LEAVING), binding.id in TYPING, binding.id != FIRST
+
+
 async def walk(app: Any, pilot: Any) -> None:
     """当前屏上还没做过的动作逐个做；打开了别的屏就先走完它，再回来。"""
     here = app.screen
@@ -50,7 +53,7 @@ async def walk(app: Any, pilot: Any) -> None:
                 if is_enabled and (name, binding.id) not in done and binding.id not in NEVER]
         if not todo:
             return
-        binding, node = min(todo, key=lambda item: (item[0].id in LEAVING, item[0].id in TYPING, item[0].id != FIRST))
+        binding, node = min(todo, key=lambda item: order(item[0]))
         done.add((name, str(binding.id)))
         await app.run_action(binding.action, node)
         screens.add(type(app.screen).__name__)
@@ -71,6 +74,15 @@ async def scenario(app: Any, pilot: Any) -> None:
 
     await see(pilot, "alpha")
     await walk(app, pilot)
+    # 几台机器时才有的那一屏
+    several = LaunchScreen("quickstart")
+    await app.push_screen(several)
+    await pilot.pause(0.1)
+    several.draft.machine.set("nodes", "2")
+    await app.run_action("nodes", several)
+    await pilot.pause(0.1)
+    await walk(app, pilot)
+    await app.pop_screen()
     await app.push_screen(LaunchScreen("quickstart"))
     await app.run_action("launch", app.screen)
     # 由启动界面启动的训练真的在走；看它的监视，直到有曲线
