@@ -17,7 +17,7 @@ from typing import Any
 
 import gpu_correctness
 from gpu_correctness import Check
-from gpu_speed import measure_batches, measure_sampling, measure_speed, train_xl, warm_compile_cache
+from gpu_speed import measure_batches, measure_modern, measure_sampling, measure_speed, train_xl, warm_compile_cache
 from report import machine
 
 DRY = os.environ.get("DRY_RUN") == "cpu"
@@ -98,6 +98,10 @@ def speed(part: Part) -> bool:
     return measure_speed(part, _nanogpt(), DRY)
 
 
+def modern(part: Part) -> bool:
+    return measure_modern(part, DRY)
+
+
 def sampling(part: Part) -> bool:
     return measure_sampling(part, _nanogpt(), DRY)
 
@@ -110,8 +114,8 @@ def xl(part: Part) -> bool:
     return train_xl(part, DRY)
 
 
-PARTS = {"environment": environment, "correctness": correctness, "warm": warm, "speed": speed, "sampling": sampling,
-         "batches": batches, "xl": xl}
+PARTS = {"environment": environment, "correctness": correctness, "warm": warm, "speed": speed, "modern": modern,
+         "sampling": sampling, "batches": batches, "xl": xl}
 
 
 def _stop(_signal: int, _frame: Any) -> None:

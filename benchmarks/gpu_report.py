@@ -9,7 +9,7 @@ from typing import Any
 
 from report import print_table
 
-ORDER = ("environment", "correctness", "warm", "speed", "sampling", "xl", "batches")
+ORDER = ("environment", "correctness", "warm", "speed", "modern", "sampling", "xl", "batches")
 
 
 def load(out: Path) -> dict[str, dict[str, Any]]:
@@ -45,6 +45,15 @@ def speed_rows(parts: dict[str, dict[str, Any]]) -> list[list[str]]:
         ours, nanogpt = found.get("ours"), found.get("nanogpt")
         rows.append([f"train, batch {parts['speed'].get('batch_size')}, round {i}", speed_cell(ours),
                      speed_cell(nanogpt), ratio_cell(ours, nanogpt)])
+    curve = parts["speed"].get("curve")
+    if curve:
+        rows.append([f"loss curves over {curve['steps']} steps, mean difference",
+                     f"{curve['mean_difference']:.4f}", "-",
+                     "within noise" if curve["ok"] else "TOO FAR"])
+    modern = parts["modern"]
+    last = (modern.get("ours") or {}).get("last_loss")
+    rows.append([f"train, modern recipe, batch {modern.get('batch_size')}", speed_cell(modern.get("ours"))
+                 + (f", loss {last:.3f}" if last else ""), "-", "-"])
     measured = parts["batches"].get("measured", {})
     best: dict[str, tuple[str, dict[str, Any]]] = {}
     for batch_size in sorted({size for runs in measured.values() for size in runs}, key=int):

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs import DATASET, JOBS, Arena, TrainJob, flags
-from processes import run
+from processes import ROOT, run
 from report import median, turns
 from sample import SAMPLE_JOBS, make_checkpoint, measure_rounds
 from sample import measure as measure_sample
@@ -21,6 +22,8 @@ from train import iterations, measure_steps
 
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 32, "device": "cpu", "dtype": "float32",
         "compile": False}
+# 同样的种子、同样的批：三百步之内两边的损失只该差半精度的舍入
+CURVE_STEPS, CURVE_TOLERANCE = 285, 0.02
 XL = {"n_layer": 48, "n_head": 25, "n_embd": 1600, "block_size": 1024, "batch_size": 1}
 
 
@@ -32,8 +35,8 @@ def gpu_job(is_dry: bool, batch_size: int | None = None) -> TrainJob:
 
 
 def prepare(arena: Arena, is_dry: bool) -> None:
-    """GPU 上是 GPT-2 词表的随机 token；空跑用字符数据，词表小，步子快。"""
-    arena.add_char_data() if is_dry else arena.add_gpt2_data()
+    """GPU 上是 GPT-2 的词表；空跑用字符数据，词表小，步子快。"""
+    arena.add_char_data() if is_dry else arena.add_text_as_gpt2()
 
 
 def sides(nanogpt: Path | None) -> list[str]:
@@ -107,16 +110,16 @@ def warm_compile_cache(part: Any, nanogpt: Path | None, is_dry: bool) -> bool:
 
 
 def measure_speed(part: Any, nanogpt: Path | None, is_dry: bool) -> bool:
-    """同样的微批（12），两轮，轮流。"""
+    """同样的微批（12），两轮，轮流。第一轮走三百步，顺便比较两边的损失曲线。"""
     job, rounds = gpu_job(is_dry), []
     with Arena(nanogpt) as arena:
         prepare(arena, is_dry)
-        for order in turns(1 if is_dry else 2):
-            found = {}
+        for i, order in enumerate(turns(1 if is_dry else 2)):
+            found, steps = {}, job.steps if is_dry or i else CURVE_STEPS
             for side in [side for side in order if side in sides(nanogpt)]:
                 if part.left_s() < 10:
                     break
-                found[side] = describe(arena, job, measure_steps(arena, side, job, job.steps, [], part.left_s()))
+                found[side] = describe(arena, job, measure_steps(arena, side, job, steps, [], part.left_s()))
                 say(side, job, found[side])
                 if not is_dry:
                     wait_for_free_memory()
@@ -124,8 +127,42 @@ def measure_speed(part: Any, nanogpt: Path | None, is_dry: bool) -> bool:
             part.put(rounds=rounds, batch_size=job.keys["batch_size"])
     ratios = [r["nanogpt"]["step_ms"] / r["ours"]["step_ms"] for r in rounds
               if all("step_ms" in r.get(side, {}) for side in ("ours", "nanogpt"))]
-    part.put(ratios=ratios, median_ratio=median(ratios))
+    part.put(ratios=ratios, median_ratio=median(ratios), curve=compare_curves(rounds[0]))
     return bool(ratios) if nanogpt is not None else any("step_ms" in r.get("ours", {}) for r in rounds)
+
+
+def compare_curves(found: dict[str, Any]) -> dict[str, Any] | None:
+    """两边每步损失之差的平均；少了一边则 None。"""
+    ours, nanogpt = (found.get(side, {}).get("losses") for side in ("ours", "nanogpt"))
+    if not ours or not nanogpt:
+        return None
+    differences = [abs(a - b) for a, b in zip(ours, nanogpt, strict=True)]
+    mean = sum(differences) / len(differences)
+    print(f"loss curves over {len(differences)} steps: mean difference {mean:.4f}, largest {max(differences):.4f}, "
+          f"last {ours[-1]:.4f} and {nanogpt[-1]:.4f}")
+    return {"steps": len(differences), "mean_difference": mean, "largest_difference": max(differences),
+            "ok": mean <= CURVE_TOLERANCE}
+
+
+def recipe_flags() -> list[str]:
+    """`train_gpt2_modern` 里决定网络与优化器的键。"""
+    keys = ("n_head", "optimizer", "learning_rate", "min_lr", "lr_schedule", "weight_decay", "rotary", "qk_norm",
+            "squared_relu", "weightless_norm", "untied_head", "zero_init")
+    preset = tomllib.loads((ROOT / "presets" / "train_gpt2_modern.toml").read_text(encoding="utf-8"))
+    return flags({key: preset[key] for key in keys})
+
+
+def measure_modern(part: Any, is_dry: bool) -> bool:
+    """我们的现代配方，同样的微批：一步多久，三百步之后的损失。"""
+    job = gpu_job(is_dry)
+    extra = recipe_flags() + (["--n_head=2"] if is_dry else [])
+    with Arena(None) as arena:
+        prepare(arena, is_dry)
+        steps = job.steps if is_dry else CURVE_STEPS
+        found = describe(arena, job, measure_steps(arena, "ours", job, steps, extra, part.left_s()))
+    say("ours, modern recipe", job, found)
+    part.put(ours=found, batch_size=job.keys["batch_size"])
+    return "step_ms" in found
 
 
 def say(side: str, job: TrainJob, found: dict[str, Any]) -> None:

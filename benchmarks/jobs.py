@@ -115,6 +115,14 @@ class Arena:
         return "random tokens"
 
 
+    def add_text_as_gpt2(self) -> str:
+        """标准库的源代码，一个字符一个 id，而词表仍按 GPT-2 的：学得会，损失才看得出两边是否一样。返回来历。"""
+        target = self.path / "data" / DATASET
+        write_char_data(target, 20_000_000)
+        (target / "meta.pkl").unlink()
+        return "the standard library's source, one id a character"
+
+
 def find_char_data(nanogpt: Path | None) -> Path | None:
     """已准备好的 `shakespeare_char`：先看 nanoGPT 的，再看我们的。"""
     for root in filter(None, (nanogpt, ROOT)):

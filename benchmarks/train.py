@@ -59,7 +59,7 @@ def measure_steps(arena: Arena, side: str, job: TrainJob, steps: int, extra: lis
     return {"side": side, "step_ms": (at[last][0] - at[job.warmup][0]) * 1e3 / steps, "median_step_ms": median(each),
             "cpu_step_ms": (after - before) * 1e3 / steps if before is not None and after is not None else None,
             "first_line_s": min(at.values())[0], "peak_rss_mib": finished.peak_rss_mib, "wall_s": finished.wall_s,
-            "first_loss": at[0][1], "last_loss": at[last][1]}
+            "first_loss": at[0][1], "last_loss": at[last][1], "losses": [at[i][1] for i in sorted(at)]}
 
 
 def measure_whole(arena: Arena, side: str, job: TrainJob, iters: int, extra: list[str],

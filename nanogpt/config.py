@@ -107,7 +107,9 @@ class TrainConfig:
 
     device: str = option("auto", _DEVICE_HELP, _SYSTEM)
     dtype: str = option("auto", _DTYPE_HELP, _SYSTEM, choices=DTYPES)
-    compile: bool | str = option("auto", N_("torch.compile; auto: on CUDA only"), _SYSTEM, type=bool, allows_auto=True)
+    compile: bool | str = option(
+        "auto", N_("torch.compile; auto: on CUDA, and on a CPU for runs of a quarter of an hour and more"), _SYSTEM,
+        type=bool, allows_auto=True)
 
 
 @dataclass

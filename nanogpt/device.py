@@ -8,7 +8,9 @@ import ctypes
 import os
 import platform
 import resource
+import shutil
 import sys
+import sysconfig
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -34,6 +36,7 @@ _PEAK_TFLOPS: dict[str, tuple[float, float]] = {
     "MI300X": (1307.4, 653.7), "MI250X": (383, 95.7),
 }
 _NO_BFLOAT16 = ("V100", "T4")
+COMPILE_FLOPS = 5e13
 
 
 def available_devices() -> list[str]:
@@ -91,15 +94,20 @@ def has_fast_bfloat16(device_type: str) -> bool:
     return device_type == "cuda" and torch.cuda.get_device_capability()[0] >= 8
 
 
-def choose_compile(value: bool | str, device: str) -> bool:
-    """`auto`：只在装有 Triton 的 CUDA 上编译。CPU 上编译要几十秒，短的运行收不回来。"""
+def choose_compile(value: bool | str, device: str, run_flops: float = 0.0) -> bool:
+    """`auto`：装有 Triton 的 CUDA 上编译；CPU 上只有整个运行要做的 `run_flops` 够多、又有 C++ 编译器时才编译。
+
+    CPU 上编译要近一分钟，此后每步快一成左右：`COMPILE_FLOPS` 大约是两核十几分钟的活，那以上才收得回来。
+    """
     if value != "auto":
         return bool(value)
-    if not device.startswith("cuda"):
-        return False
-    from torch.utils._triton import has_triton
+    if device.startswith("cuda"):
+        from torch.utils._triton import has_triton
 
-    return has_triton()
+        return has_triton()
+    has_header = os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++")), None)
+    return device == "cpu" and run_flops >= COMPILE_FLOPS and has_header and compiler is not None
 
 
 def autocast(device: str, dtype: str) -> AbstractContextManager[Any]:

@@ -59,6 +59,10 @@ def restore(t: "Training", checkpoint: dict[str, Any]) -> None:
     if changed:
         t.warn("resume_not_exact", _("the run goes on, but not as if it had never stopped: {why}").format(
             why="; ".join(changed)))
+    config = t.config
+    if config.decay_lr and config.min_lr == 0 and t.iter_num >= config.lr_decay_iters and not config.eval_only:
+        t.warn("lr_is_zero", _("the learning rate has come down to zero at iter {n}; nothing more is learned").format(
+            n=config.lr_decay_iters), _("raise --lr_decay_iters together with --max_iters"))
     states = checkpoint.get("rank_states")
     if states is None:
         return

@@ -105,8 +105,7 @@ def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
     device = devices.choose_device(config.device, ranks.local_rank if ranks.is_distributed else None)
     device_type = device.split(":")[0]
     config = replace(config, device=device_type if config.device == "auto" else config.device,
-                     dtype=devices.choose_dtype(config.dtype, device),
-                     compile=devices.choose_compile(config.compile, device))
+                     dtype=devices.choose_dtype(config.dtype, device))
     checkpoint = checkpoint_to_resume(job, config) if config.init_from == "resume" else None
     ranks.connect(config.backend, device, config.dist_timeout_s)
 
@@ -117,6 +116,9 @@ def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
     config = replace(config, **{key: getattr(raw_model.config, key)
                                 for key in ("n_layer", "n_head", "n_embd", "block_size", "bias", *RECIPE_MODEL_KEYS)},
                      optimizer=checkpoint["config"].get("optimizer", "adamw") if checkpoint else config.optimizer)
+    sequences = 0 if config.eval_only else config.max_iters * config.gradient_accumulation_steps * config.batch_size
+    config = replace(config, compile=devices.choose_compile(
+        config.compile, device, raw_model.flops_per_token() * sequences * config.block_size / ranks.world_size))
     optimizer = raw_model.configure_optimizers(
         config.weight_decay, config.learning_rate, (config.beta1, config.beta2), device_type,
         config.muon_lr if config.optimizer == "muon" else None, config.muon_momentum)

@@ -123,10 +123,10 @@ def dry_run(out: Path, **environ: str) -> tuple[subprocess.CompletedProcess[str]
 
 
 def test_gpu_script_dry_run(tmp_path: Path) -> None:
-    """没有 nanoGPT 也走完全部七个部分；续训在 CPU 上逐位相等；报告说明数字没有意义。"""
+    """没有 nanoGPT 也走完全部八个部分；续训在 CPU 上逐位相等；报告说明数字没有意义。"""
     done, results = dry_run(tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [part["status"] for part in results["parts"].values()] == ["ok"] * 7
+    assert [part["status"] for part in results["parts"].values()] == ["ok"] * 8
     checks = {check["name"]: check for check in results["parts"]["correctness"]["checks"]}
     assert checks["a resume equals the uninterrupted run"]["equal"] == 61
     report = (tmp_path / "out" / "report.txt").read_text(encoding="utf-8")

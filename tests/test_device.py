@@ -1,10 +1,13 @@
 """设备与精度的选择、峰值表。不到一秒；有 CUDA 的机器上多查几项。"""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from nanogpt import device as devices
 from nanogpt.errors import BadInput
+from nanogpt.model import GPT, GPTConfig
 
 HAS_CUDA = torch.cuda.is_available()
 
@@ -28,6 +31,22 @@ def test_dtype_and_compile_on_a_cpu() -> None:
     assert devices.choose_dtype("auto", "cpu") == "float32" == devices.choose_dtype("auto", "mps")
     assert devices.choose_dtype("bfloat16", "cpu") == "bfloat16"
     assert devices.choose_compile("auto", "cpu") is False and devices.choose_compile(True, "cpu") is True
+
+
+def test_compile_pays_only_for_long_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPU 上：够长，而且有 C++ 编译器与 Python 的头文件。J1 的两千步不够，124M 的上万步够。"""
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert devices.choose_compile("auto", "cpu", 1e18) is False
+    (tmp_path / "g++").touch(0o755)
+    monkeypatch.setattr(devices.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    assert devices.choose_compile("auto", "cpu", 1e18) is False
+    (tmp_path / "Python.h").touch()
+    assert devices.choose_compile("auto", "cpu", 1e18) is True
+    assert devices.choose_compile(False, "cpu", 1e18) is False and devices.choose_compile("auto", "mps", 1e18) is False
+    j1 = GPT(GPTConfig(block_size=64, vocab_size=65, n_layer=4, n_head=4, n_embd=128)).flops_per_token() * 12 * 64
+    assert devices.choose_compile("auto", "cpu", j1 * 2000) is False
+    assert devices.choose_compile("auto", "cpu", j1 * 20000) is True
 
 
 @pytest.mark.parametrize("name, dtype, tflops", [

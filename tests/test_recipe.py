@@ -194,6 +194,19 @@ def test_another_recipe_is_refused(whole, workspace, fork_train, change):
     assert run.returncode == 2 and f"{key}: {before} -> {now}" in run.output, run.output
 
 
+def test_a_rate_of_zero_is_said(whole, workspace, fork_train):
+    """跑完的运行只加大 `max_iters`，学习率仍是零：照做，但说出来；`lr_decay_iters` 一起加大就不说。"""
+    import shutil
+
+    shutil.copytree(whole, workspace / "out")
+    assert fork_train("--out_dir=out", "--init_from=resume", "--max_iters=10", tiny=False).returncode == 0
+    assert [e["code"] for e in events_of(workspace / "out") if e["event"] == "warning"] == ["lr_is_zero"]
+    assert fork_train("--out_dir=out", "--init_from=resume", "--max_iters=12", "--lr_decay_iters=12",
+                      tiny=False).returncode == 0
+    codes = [e["code"] for e in events_of(workspace / "out") if e["event"] == "warning"]
+    assert codes == ["lr_is_zero", "resume_not_exact"]
+
+
 def test_is_gpt2() -> None:
     """只有零初始化不改变网络；其余任何一项都不是 GPT-2。"""
     assert GPTConfig().is_gpt2() and GPTConfig(zero_init=True).is_gpt2()

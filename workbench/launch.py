@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _, language
@@ -87,9 +88,13 @@ class LaunchPlan:
         return [prefix + command_line(self.command(node)) for node in range(self.nodes)]
 
 
-def resume_command(out_dir: Path, max_iters: int | None = None, ranks: int = 1) -> list[str]:
-    """从 `out_dir` 的检查点接着训练；那里的 `config.toml` 就是预设。"""
+def resume_command(out_dir: Path, max_iters: int | None = None, ranks: int = 1,
+                   config: Mapping[str, Any] | None = None) -> list[str]:
+    """从 `out_dir` 的检查点接着训练；那里的 `config.toml` 就是预设。`config` 是那次运行的，加长时要看它的学习率。"""
     values = {"init_from": "resume"} | ({} if max_iters is None else {"max_iters": str(max_iters)})
+    if max_iters is not None and config is not None and config.get("decay_lr") and config.get("min_lr") == 0:
+        # 已经降到零的学习率不会再学什么
+        values["lr_decay_iters"] = str(max_iters)
     return LaunchPlan("", str(out_dir), values, ranks).command()
 
 

@@ -127,7 +127,8 @@ def say_summary(out_dir: Path, state: RunState) -> None:
     more = 2 * state.max_iters if state.status == "finished" and state.max_iters is not None else None
     say()
     say(_("The run is in {folder}. To go on from here:").format(folder=out_dir))
-    for label, command in ((_("resume"), resume_command(out_dir, more)), (_("sample"), sample_command(out_dir, PROMPT)),
+    for label, command in ((_("resume"), resume_command(out_dir, more, config=state.config)),
+                           (_("sample"), sample_command(out_dir, PROMPT)),
                            (_("plot"), plot_command(out_dir))):
         say(f"  # {label}\n  {command_line(command)}")
 

@@ -153,7 +153,7 @@ class RunActions(WorkbenchScreen):
     def _resume(self, run: WatchedRun, max_iters: int | None) -> None:
         from workbench.launch import resume_command
 
-        command = resume_command(run.out_dir, max_iters, run.state.world_size or 1)
+        command = resume_command(run.out_dir, max_iters, run.state.world_size or 1, run.state.config)
         if self.bench.start_run(command, run.out_dir):
             self.bench.say(_("Resuming {name}").format(name=run.name))
             self.renew()
