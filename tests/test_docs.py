@@ -73,7 +73,8 @@ def test_commands_are_accepted(module: str) -> None:
 def test_every_flag_exists(path: Path) -> None:
     known = {name for config in CONFIGS.values() for name in options_of(config)} | OTHER_FLAGS
     found = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]*)", text_of(path))) - {"key", "no-flag", "flag"}
-    sources = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "workbench" / "__main__.py"]
+    sources = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests" / "fault_campaign.py",
+               ROOT / "workbench" / "__main__.py"]
     scripts = set(re.findall(r'"--([\w-]+)', "".join(map(text_of, sources))))
     # `BooleanOptionalAction` 自己添上的
     scripts |= {f"no-{name}" for name in scripts}

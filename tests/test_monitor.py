@@ -340,3 +340,26 @@ def test_right_end_grows_in_steps() -> None:
 
 def test_chart_view_stays_quiet_without_a_view() -> None:
     assert ChartView().full_span() == (0.0, 1.0)
+
+
+def test_a_long_console_log_is_read_whole_only_when_scrolled(tmp_path: Path) -> None:
+    """跟着末尾走时只读一点；往上滚、搜索时，早先的行也在。"""
+    from workbench.widgets.tail_view import FOLLOW_BYTES, ConsoleTail
+
+    lines = [f"line {index} of the log" for index in range(5000)]
+    write_run(tmp_path / "runs" / "alpha", console="\n".join(lines) + "\n")
+
+    async def scenario(app: Any, pilot: Any) -> None:
+        await see(pilot, "alpha")
+        await pilot.press("enter")
+        await see(pilot, "line 4999 of the log")
+        tail = app.screen.query_one(ConsoleTail)
+        assert len(tail.rows) <= FOLLOW_BYTES // len(lines[-1])
+        await pilot.press("home")
+        await see(pilot, "line 0 of the log")
+        await pilot.press("end")
+        await see(pilot, "line 4999 of the log")
+        await pilot.press("slash", *"line 77 of", "enter")
+        await see(pilot, "line 77 of the log")
+
+    drive(tmp_path, scenario)

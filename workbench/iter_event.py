@@ -27,6 +27,12 @@ class IterEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     tokens_per_second: float | None = None
     mfu: float | None = None
     memory_mib: float | None = None
+    # 只有 `log_timing` 打开时才有；认得它们，那样的日志才也走快路
+    data_ms: float | None = None
+    forward_ms: float | None = None
+    backward_ms: float | None = None
+    optimizer_ms: float | None = None
+    logging_ms: float | None = None
 
 
 Event = IterEvent | dict[str, Any]
