@@ -22,6 +22,7 @@ STATUS_WORDS = {"starting": N_("starting"), "running": N_("running"), "stalled":
 # 多久没有新事件算停滞：至少这么久，且至少是平常一步的这么多倍
 STALL_SECONDS, STALL_STEPS = 60.0, 30.0
 STARTING_SECONDS = 20.0
+YIELD_SECONDS = 0.0005
 
 
 class WatchedRun:
@@ -47,7 +48,7 @@ class WatchedRun:
         self.status = "starting"
 
     def refresh(self, max_bytes: int | None = None) -> bool:
-        """读到文件末尾（或至多约 `max_bytes`）并判断死活；返回是否有变化。"""
+        """读到文件末尾（或至多约 `max_bytes`，边读边让着界面）并判断死活；返回是否有变化。"""
         before = self._seen()
         self._read(max_bytes)
         self.status = self.state.status
@@ -107,6 +108,9 @@ class WatchedRun:
             total += abs(self.follower.offset - start)
             if not self.follower.is_behind or (max_bytes is not None and total >= max_bytes):
                 return
+            if max_bytes is not None:
+                # 旁边有界面：每一块之后把解释器让出来，一百万个事件共多花约 0.6 秒，按键不必等
+                time.sleep(YIELD_SECONDS)
 
     def _is_stalled(self) -> bool:
         age, step_ms = self.state.age_seconds(time.time()), self.state.latest("iter_ms")

@@ -49,7 +49,7 @@ class ChartView(LineView):
         self.draw_count = 0
         self._canvas = (0, 0)
         self._is_dirty = self._is_drawing = self._is_waiting = False
-        self._last_draw, self._last_cost = -1e9, 0.0
+        self._last_draw, self._last_cost, self._is_partial = -1e9, 0.0, False
 
     # ---- 换内容 ----
 
@@ -63,7 +63,10 @@ class ChartView(LineView):
     def data_changed(self) -> None:
         self._is_dirty = True
         period = REMOTE_DRAW_SECONDS if getattr(self.app, "is_remote", False) else DRAW_SECONDS
-        self._draw_soon(max(0.0, self._last_draw + max(period, self._last_cost / DRAW_SHARE) - time.monotonic()))
+        wait_seconds = self._last_draw + max(period, self._last_cost / DRAW_SHARE) - time.monotonic()
+        # 长日志刚读完：补上完整的一幅，不等
+        is_now_whole = self._is_partial and not is_partial(self.runs)
+        self._draw_soon(0.0 if is_now_whole else max(0.0, wait_seconds))
 
     def on_resize(self) -> None:
         self._is_dirty = True
@@ -98,6 +101,7 @@ class ChartView(LineView):
             while self._is_dirty and self.view is not None and self._is_seen():
                 self._is_dirty = False
                 width, height = self.size
+                self._is_partial = is_partial(self.runs)
                 drawing = await asyncio.to_thread(build, list(self.runs), self.view, width, height)
                 self._last_draw, self._last_cost = time.monotonic(), drawing.cpu_seconds
                 self.curves, self.legend, self.span = drawing.curves, drawing.legend, drawing.span
@@ -219,6 +223,11 @@ def build(runs: list[WatchedRun], view: View, width: int, height: int) -> Drawin
         text = draw_curves(curves, replace(view, span=span), width, height, has_color=has_color(),
                            is_ascii=is_ascii_only(), is_steady=True)
     return Drawing(curves, legend_of(curves), span, text, time.thread_time() - began)
+
+
+def is_partial(runs: list[WatchedRun]) -> bool:
+    """有的日志还没读到末尾。"""
+    return any(run.follower.is_behind for run in runs)
 
 
 def stepped(low: float, high: float, most: float = 0.0) -> float:
