@@ -1,10 +1,10 @@
-# 目标：run 打开工作台；test 跑全部测试；check 静态检查；locale 重建译文；keys 重写键的页面；pictures 重拍图；setup 只安装。
+# 目标：run 打开工作台；test 跑全部测试；check 静态检查；locale 重建译文；keys 重写键的页面；pictures 重拍图；snapshots 重存各屏的快照；setup 只安装。
 PYTHON ?= python3
 PY := .venv/bin/python
 # 测试并行的进程数；每个进程里 torch 只用一个线程
 JOBS ?= 2
 
-.PHONY: setup run test check locale keys pictures
+.PHONY: setup run test check locale keys pictures snapshots
 
 setup: .venv/.ready
 
@@ -33,3 +33,6 @@ keys: setup
 
 pictures: setup
 	$(PY) tests/pictures_tool.py
+
+snapshots: setup
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup --snapshot-update tests/test_snapshots.py

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+
+import scenes
+from scenes import Scene
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
@@ -54,55 +55,25 @@ def wait_for_iter(out_dir: Path, wanted: int, process: subprocess.Popen[bytes]) 
     raise SystemExit(f"the run ended too early:\n{console_tail(out_dir)}")
 
 
-def clean(svg: str, workspace: Path) -> str:
-    """工作区的路径换成等宽的 `~/gpt`；网上的字体不要，用看图的机器自己的等宽字体。"""
-    path = str(workspace)
+def plain(svg: str) -> str:
+    """网上的字体不要，用看图的机器自己的等宽字体；每次都不同的编号换成固定的，没有变的图才不跟着变。"""
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S)
     svg = re.sub(r"font-family: Fira Code, ?monospace", "font-family: monospace", svg)
-    # 每次都不同的编号让没有变的图也跟着变
     for number, name in enumerate(dict.fromkeys(re.findall(r"terminal-\d+", svg)), 1):
         svg = svg.replace(name, f"terminal-{number}")
-    svg = svg.replace(path, SHOWN_WORKSPACE.ljust(len(path)).replace(" ", "&#160;"))
-    if found := [word for word in (str(ROOT), sys.prefix, str(Path.home()), socket.gethostname()) if word in svg]:
-        raise SystemExit(f"the picture shows this machine: {found}")
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
-async def until(pilot: Any, is_there: Callable[[], bool]) -> None:
-    for _turn in range(300):
-        if is_there():
-            await pilot.pause(1.0)
-            return
-        await pilot.pause(0.1)
-    raise SystemExit("the screen did not come up")
+def clean(svg: str, workspace: Path) -> str:
+    """工作区的路径换成等宽的 `~/gpt`；本机的别的路径与名字一个也不留。"""
+    path = str(workspace)
+    svg = plain(svg).replace(path, SHOWN_WORKSPACE.ljust(len(path)).replace(" ", "&#160;"))
+    if found := [word for word in (str(ROOT), sys.prefix, str(Path.home()), socket.gethostname()) if word in svg]:
+        raise SystemExit(f"the picture shows this machine: {found}")
+    return svg
 
 
-def is_drawn(app: Any) -> bool:
-    from workbench.widgets.chart_view import ChartView
-
-    charts = list(app.screen.query(ChartView))
-    return bool(charts) and bool(charts[0].lines)
-
-
-async def runs(pilot: Any) -> None:
-    await until(pilot, lambda: pilot.app.is_loaded and len(pilot.app.store.runs) == len(RUNS))
-
-
-async def monitor(pilot: Any) -> None:
-    await runs(pilot)
-    await pilot.press("enter")
-    await until(pilot, lambda: is_drawn(pilot.app) and bool(pilot.app.screen.machine))
-
-
-async def launch(pilot: Any) -> None:
-    await runs(pilot)
-    await pilot.press("n")
-    await until(pilot, lambda: bool(getattr(pilot.app.screen, "_devices", None)))
-    await pilot.press("4", "j", "j")
-    await pilot.pause(0.5)
-
-
-async def take(workspace: Path, lang: str, name: str, go: Callable[[Any], Awaitable[None]]) -> Path:
+async def take(workspace: Path, lang: str, name: str, go: Scene) -> Path:
     """打开应用，走到那一屏，存下来。"""
     from nanogpt.i18n import use_language
     from workbench.app import WorkbenchApp
@@ -147,7 +118,7 @@ def main() -> int:
         try:
             wait_for_iter(Path("runs", RUNS[-1][0]), LIVE_ITERS, processes[-1])
             for lang in ("en", "zh"):
-                for go in (runs, monitor, launch):
+                for go in (scenes.runs, scenes.monitor, scenes.launch):
                     path = asyncio.run(take(workspace, lang, go.__name__, go))
                     print(f"{path.relative_to(ROOT)}: {path.stat().st_size:,} bytes", flush=True)
         finally:

@@ -7,6 +7,7 @@
 import os
 import sys
 import unicodedata
+from pathlib import Path
 
 # 一个字上至多留这么多叠加符：再多的会糊住邻行
 KEPT_MARKS = 2
@@ -46,6 +47,12 @@ def wants_mouse() -> bool:
     """远程时鼠标的每一动都要过网，所以先关着；`NANOGPT_MOUSE` 为 0 或 1 时听它的。"""
     wanted = os.environ.get("NANOGPT_MOUSE", "")
     return wanted == "1" if wanted in ("0", "1") else not is_remote()
+
+
+def short_path(path: Path) -> str:
+    """绝对的路径；在家目录里的写成 `~/…`。"""
+    found, home = path.resolve(), Path(os.path.expanduser("~")).resolve()
+    return str(Path("~", found.relative_to(home))) if found != home and found.is_relative_to(home) else str(found)
 
 
 def char_cells(char: str) -> int:

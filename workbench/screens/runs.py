@@ -18,6 +18,7 @@ from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _
 from nanogpt.text import visible
 from workbench.screens.base import RunActions
+from workbench.terminal import short_path
 from workbench.widgets.hint_bar import HintBar
 from workbench.widgets.lines import LineView, line_of
 from workbench.widgets.welcome import welcome_lines
@@ -88,8 +89,11 @@ class RunsScreen(RunActions):
         """标记了的，没有标记就是光标下的。"""
         if self._table is None:
             return []
+        # 按列表的次序，图里的颜色与字母才不会每次都不同；被过滤掉的也算，排在后面
+        shown = [run.out_dir for run in self._table.runs]
+        order = {folder: index for index, folder in enumerate([*shown, *self.bench.store.runs])}
         runs = self.bench.store.runs
-        marked = [runs[folder] for folder in self._table.marked if folder in runs]
+        marked = [runs[folder] for folder in sorted(self._table.marked & runs.keys(), key=order.__getitem__)]
         return marked or ([self._table.current] if self._table.current else [])
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -143,7 +147,7 @@ class RunsScreen(RunActions):
             parts.append((f"  {order}", "dim"))
         if self.query_text:
             parts.append((f"  /{visible(self.query_text, keep='')}", "bold yellow"))
-        where = visible(str(self.bench.workspace.resolve()), keep="")
+        where = visible(short_path(self.bench.workspace), keep="")
         parts.append((f"  {where}", "dim"))
         self.query_one("#title", LineView).show([line_of(*parts, width=self.size.width)])
 

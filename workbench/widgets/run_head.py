@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from textual.strip import Strip
 
 from nanogpt.i18n import _
-from workbench.chart import METRICS, X_AXES
+from workbench.chart import METRICS, RUN_COLORS, X_AXES
 from workbench.outcome import explain
 from workbench.plot import duration, figure, notice_lines, progress_line, status_lines
 from workbench.series import short_number
@@ -64,10 +64,10 @@ def status_block(run: WatchedRun, width: int, machine: str, stop_note: str) -> l
 
 def overlay_block(runs: Sequence[WatchedRun], width: int) -> list[Strip]:
     """叠在一起的每个一行，字母与图里的标记一致。"""
-    return [line_of((f" {chr(ord('a') + index % 26)} ", "bold"), (run.name, "bold"), " ",
+    return [line_of((f" {chr(ord('a') + index % 26)} ", f"bold color({RUN_COLORS[index % len(RUN_COLORS)]})"),
+                    (run.name, "bold"), " ",
                     (_(STATUS_WORDS[run.status]), STATUS_STYLES[run.status]), "  ",
-                    progress_line(run.state, has_ended=run.has_ended),
-                    width=width)
+                    progress_line(run.state, has_ended=run.has_ended), width=width)
             for index, run in enumerate(runs)]
 
 
@@ -92,12 +92,22 @@ def legend_line(chart: ChartView, width: int, has_color: bool) -> Strip:
         pieces.append((_("log y") + "  ", "bold"))
     if chart.cursor is not None:
         pieces.append((f"@{short_number(float(f'{chart.cursor:.6g}'))}  ", "bold"))
-        colors = {curve.label: curve.color for curve in chart.curves}
+        found = {curve.label: (curve.color, curve.marker) for curve in chart.curves}
         for label, _x, value in chart.readout():
-            pieces += [(f"{label} ", f"color({colors[label]})"), (f"{figure(value, '{:.5g}')}  ", "bold")]
+            color, marker = found[label]
+            shown = _legend_name(label, marker, len(chart.runs) > 1)
+            pieces += [(f"{shown} ", f"color({color})"), (f"{figure(value, '{:.5g}')}  ", "bold")]
     elif not chart.lines:
         pieces.append((_("nothing to draw yet"), "dim"))
     else:
         for label, color, marker in chart.legend:
-            pieces += [("──" if has_color else marker * 2, f"color({color})"), (f" {label}  ", "")]
+            shown = _legend_name(label, marker, len(chart.runs) > 1)
+            pieces += [("──" if has_color else marker * 2, f"color({color})"), (f" {shown}  ", "")]
     return line_of(*pieces, width=width)
+
+
+def _legend_name(label: str, marker: str, is_many: bool) -> str:
+    """几个运行叠在一起时只写字母：名字在上面，几个长名字一行放不下。"""
+    if not is_many:
+        return label
+    return marker if marker.islower() else _("{name} val").format(name=marker.lower())

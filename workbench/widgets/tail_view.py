@@ -11,7 +11,7 @@ from textual.strip import Strip
 from nanogpt.i18n import _
 from nanogpt.rundir import CONSOLE
 from nanogpt.text import visible
-from workbench.terminal import wrap
+from workbench.terminal import cells, pad, wrap
 from workbench.widgets.lines import LineView, Piece, line_of
 
 if TYPE_CHECKING:
@@ -180,12 +180,15 @@ def _clock(when: float) -> str:
 
 
 def difference_rows(runs: list[WatchedRun]) -> list[Row]:
-    """配置里不全相同的键，一行一个，各运行的值依次排开。"""
+    """配置里不全相同的键，一行一个；各运行的值依次排成列，列头是图里的字母。"""
     configs = [run.state.config for run in runs]
-    names = sorted({name for config in configs for name in config})
-    rows: list[Row] = []
-    for name in names:
+    table = [["", *(chr(ord("a") + index % 26) for index in range(len(runs)))]]
+    for name in sorted({name for config in configs for name in config}):
         values = [visible(str(config.get(name, "-")), keep="")[:40] for config in configs]
         if len(set(values)) > 1:
-            rows.append((f"{visible(name, keep=''):<28} " + "  |  ".join(values), ""))
-    return rows or [(_("the configs are the same"), "dim")]
+            table.append([visible(name, keep=""), *values])
+    if len(table) == 1:
+        return [(_("the configs are the same"), "dim")]
+    widths = [max(map(cells, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(pad(text, width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return [(line, "" if index else "bold") for index, line in enumerate(lines)]

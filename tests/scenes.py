@@ -1,0 +1,165 @@
+"""怎样走到各屏：`pictures_tool.py`（README 的图）与 `test_snapshots.py`（快照）用的是同样的场景。
+
+每个场景是 `async (pilot) -> None`，从列表开始，走到要看的那一屏，等它画好。
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Scene = Callable[[Any], Awaitable[None]]
+
+
+async def until(pilot: Any, is_there: Callable[[], object]) -> None:
+    for _turn in range(300):
+        if is_there():
+            await settle(pilot)
+            return
+        await pilot.pause(0.1)
+    raise SystemExit("the screen did not come up")
+
+
+async def settle(pilot: Any) -> None:
+    """光标不闪；等画面连续两次一样。"""
+    from textual.widgets import Input, TextArea
+
+    for box in [*pilot.app.screen.query(Input), *pilot.app.screen.query(TextArea)]:
+        box.cursor_blink = False
+    seen: list[str] = []
+    for _turn in range(100):
+        await pilot.pause()
+        await asyncio.sleep(0.1)
+        seen.append("\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips()))
+        if len(seen) > 2 and seen[-1] == seen[-2] == seen[-3]:
+            return
+
+
+def is_drawn(app: Any) -> bool:
+    from workbench.widgets.chart_view import ChartView
+
+    charts = [chart for chart in app.screen.query(ChartView) if chart.size.height]
+    return bool(charts) and bool(charts[0].lines)
+
+
+async def press(pilot: Any, *keys: str) -> None:
+    for key in keys:
+        await pilot.press(key)
+        await pilot.pause()
+    await settle(pilot)
+
+
+async def open_with(pilot: Any, key: str, name: str) -> None:
+    """按键之后，等名为 `name` 的那一屏露面。"""
+    await pilot.press(key)
+    await until(pilot, lambda: type(pilot.app.screen).__name__ == name)
+
+
+# ---- 场景 ----
+
+
+async def welcome(pilot: Any) -> None:
+    await until(pilot, lambda: pilot.app.is_loaded)
+
+
+async def runs(pilot: Any) -> None:
+    app = pilot.app
+    await until(pilot, lambda: app.is_loaded and app.store.is_loaded and app.store.runs and app.screen._table)
+    if app.size.height >= 36:
+        await until(pilot, lambda: is_drawn(app))
+
+
+async def filtered(pilot: Any) -> None:
+    await runs(pilot)
+    await press(pilot, "slash", *"status:stopped loss<")
+
+
+async def help(pilot: Any) -> None:
+    await runs(pilot)
+    await open_with(pilot, "question_mark", "HelpScreen")
+
+
+async def palette(pilot: Any) -> None:
+    await runs(pilot)
+    await open_with(pilot, "ctrl+p", "CommandPalette")
+
+
+async def confirm(pilot: Any) -> None:
+    await runs(pilot)
+    await press(pilot, "G")
+    await open_with(pilot, "D", "ConfirmScreen")
+
+
+async def note(pilot: Any) -> None:
+    await runs(pilot)
+    await open_with(pilot, "e", "NoteScreen")
+
+
+async def monitor(pilot: Any) -> None:
+    await runs(pilot)
+    await pilot.press("enter")
+    await until(pilot, lambda: is_drawn(pilot.app) and bool(pilot.app.screen.machine))
+
+
+async def failed(pilot: Any) -> None:
+    """出了错的那一个：结局、事件、光标。"""
+    await runs(pilot)
+    await press(pilot, "G")
+    await pilot.press("enter")
+    await until(pilot, lambda: is_drawn(pilot.app))
+    await press(pilot, "t", "left")
+
+
+async def overlay(pilot: Any) -> None:
+    await runs(pilot)
+    await press(pilot, "space", "space", "space")
+    await pilot.press("enter")
+    await until(pilot, lambda: is_drawn(pilot.app))
+
+
+async def _launch_page(pilot: Any, *keys: str) -> None:
+    await runs(pilot)
+    await pilot.press("n")
+    await until(pilot, lambda: bool(getattr(pilot.app.screen, "_devices", None)))
+    await press(pilot, *keys)
+
+
+async def presets(pilot: Any) -> None:
+    await _launch_page(pilot, "1")
+
+
+async def datasets(pilot: Any) -> None:
+    await _launch_page(pilot, "2")
+
+
+async def machine(pilot: Any) -> None:
+    await _launch_page(pilot, "3")
+
+
+async def launch(pilot: Any) -> None:
+    await _launch_page(pilot, "4", "j", "j")
+
+
+async def editing(pilot: Any) -> None:
+    """正在打一个不合法的值。"""
+    await _launch_page(pilot, "4", "slash", *"n_head", "enter")
+    await press(pilot, "enter", "ctrl+u", *"zero")
+
+
+async def save(pilot: Any) -> None:
+    await _launch_page(pilot)
+    await open_with(pilot, "ctrl+s", "SavePresetScreen")
+
+
+async def sample(pilot: Any) -> None:
+    await runs(pilot)
+    await press(pilot, "G", "k")
+    await open_with(pilot, "p", "SampleScreen")
+    await press(pilot, *"def ")
+
+
+async def preparing(pilot: Any) -> None:
+    """快速开始前备数据：脚本说了一行之后。"""
+    await until(pilot, lambda: pilot.app.is_loaded)
+    await pilot.press("Q")
+    await until(pilot, lambda: type(pilot.app.screen).__name__ == "PreparingScreen")
+    await until(pilot, lambda: len(pilot.app.screen.preparation.tail()) > 1)
