@@ -25,6 +25,8 @@ async def settle(pilot: Any) -> None:
 
     for box in [*pilot.app.screen.query(Input), *pilot.app.screen.query(TextArea)]:
         box.cursor_blink = False
+        # 停在看得见的那一半
+        box._pause_blink(visible=True)
     seen: list[str] = []
     for _turn in range(100):
         await pilot.pause()
