@@ -13,20 +13,28 @@ if str(ROOT) not in sys.path:
 from nanogpt.i18n import LANGUAGES, _, language, use_language  # noqa: E402
 from workbench.app import WorkbenchApp  # noqa: E402
 from workbench.keymap import own_bindings  # noqa: E402
+from workbench.screens.ask import AskScreen  # noqa: E402
+from workbench.screens.compare import CompareScreen  # noqa: E402
 from workbench.screens.confirm import ConfirmScreen  # noqa: E402
 from workbench.screens.help import HelpScreen  # noqa: E402
+from workbench.screens.inspect import InspectScreen  # noqa: E402
 from workbench.screens.launch import LaunchScreen  # noqa: E402
 from workbench.screens.monitor import MonitorScreen  # noqa: E402
 from workbench.screens.nodes import NodesScreen  # noqa: E402
 from workbench.screens.note import NoteScreen  # noqa: E402
+from workbench.screens.perplexity import PerplexityScreen  # noqa: E402
+from workbench.screens.picker import PickerScreen  # noqa: E402
 from workbench.screens.preparing import PreparingScreen  # noqa: E402
 from workbench.screens.runs import RunsScreen  # noqa: E402
 from workbench.screens.sample import SampleScreen  # noqa: E402
 from workbench.screens.save_preset import SavePresetScreen  # noqa: E402
+from workbench.screens.template import TemplateScreen  # noqa: E402
 from workbench.widgets.hint_bar import key_name  # noqa: E402
 from workbench.widgets.key_list import KeyList  # noqa: E402
 from workbench.widgets.launch_panes import DatasetPane, MachinePane  # noqa: E402
 from workbench.widgets.option_form import OptionForm  # noqa: E402
+from workbench.widgets.playground_panes import ControlPane, TranscriptPane  # noqa: E402
+from workbench.widgets.prompt_editor import PromptEditor  # noqa: E402
 
 PAGES = {"en": ROOT / "docs" / "keys.md", "zh": ROOT / "docs" / "keys.zh-CN.md"}
 ARROWS = {"left": "←", "right": "→", "up": "↑", "down": "↓"}
@@ -52,8 +60,19 @@ SECTIONS: tuple[tuple[str, str, type, str, str], ...] = (
     ("Launch: save as a preset", "启动：存为预设", SavePresetScreen,
      "Enter saves; a second Enter changes a preset that is there already.",
      "回车保存；同名的已在时，再按一次回车才改它。"),
-    ("Sample", "采样", SampleScreen, "Tab and Shift+Tab move between the prompt, the settings and the output.",
-     "Tab 与 Shift+Tab 在提示、参数与输出之间移动。"),
+    ("Sample", "采样", SampleScreen, "Tab and Shift+Tab move between the editor, the page and the settings. Letters "
+     "act on the page and the settings; in the editor they are text.",
+     "Tab 与 Shift+Tab 在编辑框、写出来的文字与参数之间移动。字母键管文字与参数；在编辑框里它们就是文字。"),
+    ("Sample: the editor", "采样：编辑框", PromptEditor, "`FILE:path` alone in the editor sends the file's text.",
+     "编辑框里只写 `FILE:路径`，发出的就是那个文件里的文字。"),
+    ("Sample: the page", "采样：写出来的文字", TranscriptPane, "", ""),
+    ("Sample: the settings", "采样：参数", ControlPane, "", ""),
+    ("Sample: side by side", "采样：并排比较", CompareScreen, "", ""),
+    ("Sample: tokens", "采样：逐 token", InspectScreen, "", ""),
+    ("Sample: perplexity", "采样：困惑度", PerplexityScreen, "", ""),
+    ("Sample: the chat template", "采样：聊天的模板", TemplateScreen, "", ""),
+    ("A list to choose from", "选单", PickerScreen, "Letters search.", "打字就是搜索。"),
+    ("A name to type", "问一行字", AskScreen, "Enter answers.", "回车就是回答。"),
     ("A note", "备注", NoteScreen, "Enter saves; an empty note is removed.", "回车保存；空的就删掉。"),
     ("A question", "询问", ConfirmScreen, "", ""),
     ("Preparing for the quick start", "为快速开始准备数据", PreparingScreen, "", ""),

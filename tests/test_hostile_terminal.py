@@ -125,7 +125,7 @@ def test_sampling_and_clone(walk: Walk) -> None:
         if index == 0:
             walk.terminal.paste(PASTED + "\nsecond line")
             walk.see(PASTED_SHOWN, "second line")
-            walk.press("C-r", see="exit code")
+            walk.press("C-r", see="out_dir cannot be")
         walk.escape("Sample: ")
         walk.press("c", see="New run: ")
         walk.press("/", see="search by name")

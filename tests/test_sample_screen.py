@@ -1,226 +1,301 @@
-"""采样界面：真的检查点、真的采样进程。约二十秒，多半在载入 torch。"""
+"""采样界面：真的应用、真的服务进程、真的训练出来的极小模型。约 40 秒，多半在导入 torch。"""
 
-import asyncio
 import os
-import time
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_launch import here  # noqa: F401
-from textual.app import App
-from textual.pilot import Pilot
-from textual.widgets import Input, Static, TextArea
+from conftest import TINY, make_tiny_dataset
+from pilot import drive, screen_text, see, until
+from test_playground import is_alive
+from trainer_fork import ROOT, TrainerServer
 
 from nanogpt.i18n import use_language
-from workbench.messages import RunsUpdated
-from workbench.sampling import Sampling, sampling_command
+from workbench.screens.compare import CompareScreen
+from workbench.screens.confirm import ConfirmScreen
+from workbench.screens.inspect import InspectScreen
+from workbench.screens.picker import PickerScreen
+from workbench.screens.runs import RunsScreen
 from workbench.screens.sample import SampleScreen
-from workbench.watched_run import WatchedRun
 
-Script = Callable[["Shell", Pilot[None]], Awaitable[None]]
-
-
-class Shell(App[None]):
-    """只有采样界面的应用。"""
-
-    def __init__(self, screen: SampleScreen):
-        super().__init__()
-        self.page, self.workspace, self.is_read_only = screen, Path.cwd(), False
-
-    def on_mount(self) -> None:
-        self.push_screen(self.page)
+LIMIT_S = 40.0
+HOSTILE = "[/bold][@click=app.bell()]x"
 
 
-def drive(screen: SampleScreen, script: Script, size: tuple[int, int] = (80, 24)) -> None:
-    async def run() -> None:
-        app = Shell(screen)
-        async with app.run_test(size=size) as pilot:
-            await pilot.pause()
-            await script(app, pilot)
-
-    asyncio.run(run())
-
-
-async def until(pilot: Pilot[None], condition: Callable[[], bool], seconds: float = 60) -> None:
-    for _turn in range(int(seconds / 0.05)):
-        if condition():
-            return
-        await pilot.pause(0.05)
-    raise AssertionError("waited too long\n" + shown(pilot.app))
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory, trainer_server: TrainerServer) -> Path:
+    """练了六步、留了三个旁的检查点的极小模型。"""
+    folder = tmp_path_factory.mktemp("space")
+    make_tiny_dataset(folder / "data" / "tiny")
+    done = trainer_server.train(folder, *TINY, "--out_dir=runs/done", "--checkpoint_interval=2")
+    assert done.returncode == 0, done.output
+    return folder
 
 
-def shown(app: App[Any]) -> str:
-    return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "SSH_CONNECTION", "TMUX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def status(app: App[Any]) -> str:
-    return str(app.screen.query_one("#status", Static).visual)
+def sample(workspace: Path, scenario: Callable[..., Any], size: tuple[int, int] = (80, 24)) -> None:
+    """打开唯一运行的采样界面；离开之后不留下进程。"""
+    pids = set()
+
+    async def opened(app: Any, pilot: Any) -> None:
+        await until(pilot, lambda: app.screen.chosen_runs())
+        await pilot.press("p")
+        await until(pilot, lambda: isinstance(app.screen, SampleScreen))
+        play = app.playground
+        await until(pilot, lambda: play.engine.model is not None, LIMIT_S)
+        pids.add(play.engine.pid)
+        play.set_control("max_new_tokens", "30")
+        await scenario(app, pilot, play)
+        pids.add(play.engine.pid)
+
+    drive(workspace, opened, size)
+    assert not any(is_alive(pid) for pid in pids if pid), "a server is left behind"
 
 
-def set_field(app: App[Any], name: str, text: str) -> None:
-    app.screen.query_one(f"#{name}", Input).value = text
+async def written(pilot: Any, play: Any) -> str:
+    """等它写完，返回全文。"""
+    await until(pilot, lambda: play.generation is not None and not play.is_busy, LIMIT_S)
+    await pilot.pause(0.3)
+    return "".join(play.conversation.turns[index].text for index in play.conversation.path())
 
 
-@pytest.fixture
-def run(here: Path, fork_train: Callable[..., Any]) -> WatchedRun:  # noqa: F811, ARG001
-    """练了六步的极小模型，检查点在 `runs/done`。"""
-    found = fork_train("--out_dir=runs/done")
-    assert found.returncode == 0, found.output
-    watched = WatchedRun(Path("runs/done"))
-    watched.refresh()
-    return watched
-
-
-def test_samples_stream_in(run: WatchedRun) -> None:
-    """提示与输出都在屏幕上；同一种子同样的文字，再来一次换种子。"""
-    outputs = []
-
-    async def script(app: Shell, pilot: Pilot[None]) -> None:
-        assert "checkpoint of iter 6" in status(app)
-        app.screen.query_one("#prompt", TextArea).text = "def run"
-        set_field(app, "max_new_tokens", "40")
-        for keys in ("ctrl+r", "f5", "ctrl+n"):
-            await pilot.press(keys)
-            assert app.page.sampling is not None
-            await until(pilot, lambda: app.page.sampling is None)
-            assert status(app) == "done", status(app)
-            outputs.append(app.page.output)
-        assert app.screen.query_one("#seed", Input).value == "1338" and "def run" in shown(app)
-
-    drive(SampleScreen(run), script)
-    assert outputs[0] == outputs[1] != outputs[2]
-    assert all(text.startswith("def run") and len(text) > len("def run") + 40 for text in outputs)
-
-
-def test_values_are_checked_as_one_types(run: WatchedRun) -> None:
-    async def script(app: Shell, pilot: Pilot[None]) -> None:
-        for name, text, said in (("temperature", "-1", "temperature cannot be"), ("top_k", "x", "top_k cannot be"),
-                                 ("max_new_tokens", "0", "max_new_tokens >= 1")):
-            before = app.screen.query_one(f"#{name}", Input).value
-            set_field(app, name, text)
-            await pilot.pause()
-            assert said in status(app) or "legal: whole number >= 1" in status(app)
-            await pilot.press("ctrl+r")
-            assert app.page.sampling is None
-            set_field(app, name, before)
-            await pilot.pause()
-            assert "checkpoint of iter" in status(app)
-
-    drive(SampleScreen(run), script)
-
-
-def test_a_bad_prompt_says_why(run: WatchedRun) -> None:
-    """词表之外的字符：显示采样命令自己的三行话；编不成 UTF-8 的不启动。"""
-    async def script(app: Shell, pilot: Pilot[None]) -> None:
-        area = app.screen.query_one("#prompt", TextArea)
-        area.text = "你好\x1b[2J"
-        await pilot.pause()
+def test_stream_cancel_again_kill_and_language(space: Path) -> None:
+    """写、看着它长、按键照样有反应、停、再来、旁枝、往下写、杀掉进程、换语言；80×24。"""
+    async def scenario(app: Any, pilot: Any, play: Any) -> None:
+        await see(pilot, "Sample: done", "ctrl+r samples", "temperature", "iter 6")
+        await pilot.press(*"def run")
         await pilot.press("ctrl+r")
-        await until(pilot, lambda: app.page.sampling is None)
-        assert "exit code 2" in status(app) and "fix:" in status(app) and "Traceback" not in status(app)
-        area.text = "lone \ud800"
-        await pilot.pause()
+        first = await written(pilot, play)
+        assert first.startswith("def run") and len(first) == 37
+        assert first.split("\n")[0][:30] in screen_text(app)
+        await see(pilot, "done; ", "tok/s", "first token", "context 16/16")
         await pilot.press("ctrl+r")
-        assert app.page.sampling is None and "not UTF-8" in status(app)
+        assert await written(pilot, play) == first
+        await pilot.press("ctrl+n")
+        other = await written(pilot, play)
+        assert other != first and play.controls.value("seed") == 1338
+        await see(pilot, "<3/3>")
+        await pilot.press("tab", "h", "h")
+        await see(pilot, "<1/3>")
+        await pilot.press("l", "l", "i", "ctrl+g")
+        assert (await written(pilot, play)).startswith(other)
 
-    drive(SampleScreen(run), script)
-
-
-def test_cancel_kills_it(run: WatchedRun) -> None:
-    pids = []
-
-    async def script(app: Shell, pilot: Pilot[None]) -> None:
-        set_field(app, "max_new_tokens", "1000000")
-        await pilot.pause()
+        # 全速写着：打的字、换的语言都不等它写完
+        play.set_control("max_new_tokens", "1000000")
         await pilot.press("ctrl+r")
-        await until(pilot, lambda: len(app.page.output) > 50)
-        assert app.page.sampling is not None
-        pids.append(app.page.sampling._process.pid)
+        await until(pilot, lambda: play.generation.samples[0].size > 50, LIMIT_S)
+        before = app.screen.transcript.text
+        await pilot.press(*"abc")
+        assert app.screen.editor.text == "def runabc" and play.is_busy
+        await pilot.press("ctrl+l")
+        await see(pilot, "采样：done", "esc 停")
+        assert play.is_busy
+        await until(pilot, lambda: len(app.screen.transcript.text) > len(before))
+        await pilot.press("ctrl+l", "escape")
+        await until(pilot, lambda: not play.is_busy)
+        await see(pilot, "cancelled")
+        assert isinstance(app.screen, SampleScreen)
+
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: play.is_busy and play.generation.samples[0].size > 50, LIMIT_S)
+        os.kill(play.engine.pid, signal.SIGKILL)
+        await see(pilot, "killed by SIGKILL", "the next prompt starts a new one")
+        play.set_control("max_new_tokens", "20")
+        await pilot.press("ctrl+r")
+        assert len(await written(pilot, play)) == len("def runabc") + 20
         await pilot.press("escape")
-        await until(pilot, lambda: app.page.sampling is None)
-        assert status(app) == "cancelled" and app.screen is app.page
-        # 离开界面也不留下进程
-        await pilot.press("ctrl+r")
-        await until(pilot, lambda: app.page.sampling is not None and len(app.page.output) > 5)
-        pids.append(app.page.sampling._process.pid)
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen))
 
-    drive(SampleScreen(run), script)
-    for pid in pids:
-        for _turn in range(200):
-            time.sleep(0.01)
-            try:
-                os.waitpid(pid, os.WNOHANG)
-                os.kill(pid, 0)
-            except (ChildProcessError, ProcessLookupError):
-                break
-        else:
-            raise AssertionError(f"{pid} is still alive")
-
-
-def test_hostile_output_is_literal(run: WatchedRun) -> None:
-    """提示里的标记与转义原样显示，一个控制字节也到不了终端。"""
-    async def script(app: Shell, pilot: Pilot[None]) -> None:
-        app.page.output = ""
-        area = app.screen.query_one("#prompt", TextArea)
-        area.text = "[/bold][@click=app.bell()]x"
-        set_field(app, "max_new_tokens", "5")
-        await pilot.pause()
-        await pilot.press("ctrl+r")
-        await until(pilot, lambda: app.page.sampling is None)
-        assert app.screen.query_one("#output", TextArea).text.startswith("[/bold][@click=app.bell()]x"), status(app)
-        # 模型写出转义序列时，走的是同一条路
-        sampling = Sampling(run.out_dir, "x", {"max_new_tokens": "1"})
-        sampling._text.append("\x1b]52;c;aGk=\x07\u202e")
-        app.page.sampling = sampling
-        app.page.show_new_text()
-        await until(pilot, lambda: app.page.sampling is None)
-        assert "\\x1b]52;c;aGk=\\x07\\u202e" in app.screen.query_one("#output", TextArea).text
-        assert "\x1b" not in shown(app)
-
-    drive(SampleScreen(run), script)
-
-
-def test_no_checkpoint_yet(here: Path, fork_train: Callable[..., Any]) -> None:  # noqa: F811, ARG001
-    """正在训练而还没存过的运行：说清楚何时会有；一存下就能采样。"""
-    found = fork_train("--out_dir=runs/live", "--max_iters=200000", "--lr_decay_iters=200000", "--eval_interval=100000",
-                       wait=False)
     try:
-        watched = WatchedRun(Path("runs/live"))
-
-        async def script(app: Shell, pilot: Pilot[None]) -> None:
-            assert "There is no checkpoint yet. It saves the first one at iter 100000." in status(app)
-            await pilot.press("ctrl+r")
-            assert app.page.sampling is None
-            use_language("zh")
-            await app.screen.recompose()
-            await pilot.pause()
-            assert "100000" in status(app)
-            use_language("en")
-            (watched.out_dir / "ckpt.pt").touch()
-            app.screen.post_message(RunsUpdated(False, {watched.out_dir}))
-            await until(pilot, lambda: "still training" in status(app))
-
-        for _turn in range(1500):
-            time.sleep(0.02)
-            watched.refresh()
-            if watched.state.iter_count:
-                break
-        assert watched.status == "running"
-        drive(SampleScreen(watched), script)
+        sample(space, scenario)
     finally:
         use_language("en")
-        found.kill(9)
+
+
+def test_models_side_by_side_and_tokens(space: Path) -> None:
+    """选一个检查点；两个并排；时间机器；逐 token；困惑度；200×50。"""
+    async def scenario(app: Any, pilot: Any, play: Any) -> None:
+        await pilot.press("f4")
+        await see(pilot, "done ckpt-2.pt", "ckpt-4.pt, iter 4", "OpenAI's weights, 124M")
+        await pilot.press(*"ckpt-4")
+        assert len(app.screen.items) == 1
+        await pilot.press("enter")
+        await see(pilot, "Sample: done ckpt-4.pt")
+        await pilot.press(*"def ")
+        await pilot.press("ctrl+r")
+        alone = await written(pilot, play)
+
+        await pilot.press("f8")
+        await until(pilot, lambda: isinstance(app.screen, PickerScreen))
+        await pilot.press(*"ckpt", "pageup", "tab", "tab", "enter")
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen) and app.screen.comparison.has_ended, LIMIT_S)
+        await see(pilot, "Side by side", "1 done ckpt-2.pt", "2 done ckpt-4.pt", "ppl of text", "of prompt")
+        entries = app.screen.comparison.entries
+        assert "def " + entries[1].text == alone and entries[0].text != entries[1].text
+        await pilot.press("l", "w")
+        await see(pilot, "transcripts/compare-")
+        await pilot.press("escape")
+
+        await pilot.press("f9")
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen) and app.screen.comparison.has_ended, LIMIT_S)
+        await see(pilot, "3 of 3 models", "val ")
+        assert [entry.iter for entry in app.screen.comparison.entries] == [2, 4, 6]
+        await pilot.press("l", "enter")
+        await see(pilot, "Sample: done ckpt-4.pt")
+
+        await pilot.press("alt+t")
+        await until(pilot, lambda: isinstance(app.screen, InspectScreen) and app.screen.score.has_ended, LIMIT_S)
+        await see(pilot, "tokens, perplexity", "the first token")
+        assert "".join(token.text for token in app.screen.tokens) == alone
+        await pilot.press("l")
+        await see(pilot, "probability", "rank", '"e"')
+        token = app.screen.tokens[1]
+        assert token.text == "e" and len(token.top) == 5
+        rows = screen_text(app).split("\n")
+        await pilot.press("d")
+        await until(pilot, lambda: screen_text(app).split("\n")[2] != rows[2])
+        assert set(screen_text(app).split("\n")[2].strip()) <= set("0123456789. ")
+        await pilot.press("G", "escape")
+
+        await pilot.press("tab", "p")
+        await see(pilot, "Perplexity of done ckpt-4.pt")
+        await pilot.press(*"tiny", "enter")
+        await see(pilot, "tokens, perplexity", limit_s=LIMIT_S)
+
+    sample(space, scenario, (200, 50))
+
+
+def test_chat_templates_files_and_history(space: Path) -> None:
+    """对话、改一轮成旁枝、模板、参数组、存下再打开、历史、词表之外的字、窄屏的参数。"""
+    async def scenario(app: Any, pilot: Any, play: Any) -> None:
+        await pilot.press("f6")
+        await see(pilot, "chat: dialogue")
+        await pilot.press(*"Hello")
+        await pilot.press("ctrl+r")
+        await written(pilot, play)
+        await see(pilot, "you", "Hello")
+        assert app.screen.editor.text == ""
+        await pilot.press("tab", "k", "e")
+        await see(pilot, "editing: ctrl+r makes a branch")
+        assert app.screen.editor.text == "Hello"
+        await pilot.press("x", "ctrl+r")
+        await written(pilot, play)
+        assert play.conversation.siblings(play.conversation.path()[0]) == (2, 2)
+        await see(pilot, "Hellox")
+
+        await pilot.press("f7")
+        await see(pilot, "top_k", "legal:")
+        await pilot.press("m")
+        await see(pilot, "questions", "chatml")
+        await pilot.press(*"quest", "enter")
+        await see(pilot, "chat: questions")
+        await pilot.press("m", "enter")
+        await see(pilot, "How a chat is written", "Q: Good morning.")
+        await pilot.press("escape")
+        await pilot.press("o")
+        await see(pilot, "greedy", "wild")
+        await pilot.press(*"greedy", "enter")
+        await until(pilot, lambda: play.controls.value("temperature") == 0)
+        await pilot.press("w")
+        await see(pilot, "Name of the preset")
+        await pilot.press(*"mine", "enter")
+        await see(pilot, "Saved as mine")
+        assert "mine" in play.store.read_presets()
+        await pilot.press("escape")
+        assert app.screen.editor.has_focus
+
+        await pilot.press("ctrl+s")
+        await see(pilot, "Save the page as")
+        await pilot.press(*"talk", "enter")
+        await see(pilot, "transcripts/talk.json")
+        await pilot.press("tab", "n")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await pilot.press("y")
+        await until(pilot, lambda: not play.conversation.path())
+        await pilot.press("ctrl+o")
+        await see(pilot, "talk.json")
+        await pilot.press("enter")
+        await see(pilot, "Hellox")
+
+        await pilot.press("up")
+        assert app.screen.editor.text == "Hellox"
+        await pilot.press("up")
+        assert app.screen.editor.text == "Hello"
+        await pilot.press("down", "down")
+        assert app.screen.editor.text == ""
+        (space / "prompt.txt").write_text("from a file", encoding="utf-8")
+        await pilot.press(*"FILE:prompt.txt", "ctrl+r")
+        await written(pilot, play)
+        await see(pilot, "from a file")
+        await pilot.press("é", "你")
+        await see(pilot, "U+00E9", limit_s=LIMIT_S)
+        assert len(app.screen.editor._bad) >= 1
+        await pilot.press("alt+e")
+        await see(pilot, "cannot open")
+
+    sample(space, scenario)
+
+
+def test_hostile_text_is_literal(space: Path) -> None:
+    """提示、模型写的、名字里的标记与转义：原样显示，一个动作也不触发。"""
+    async def scenario(app: Any, pilot: Any, play: Any) -> None:
+        app.screen.editor.put(HOSTILE)
+        await pilot.press("ctrl+r")
+        assert (await written(pilot, play)).startswith(HOSTILE)
+        await see(pilot, HOSTILE)
+        turn = play.conversation.turns[play.conversation.leaf]
+        turn.text += "\x1b]52;c;aGk=\x07\u202e\u0301" * 20
+        play.conversation.version += 1
+        await see(pilot, "\\x1b]52;c;aGk=\\x07\\u202e")
+        app.screen.editor.put("\x1b[31m\u202e\x9b")
+        await pilot.pause(0.3)
+        assert not {"\x1b", "\u202e", "\x9b"} & set(screen_text(app))
+
+    sample(space, scenario)
+
+
+def test_no_checkpoint_yet(tmp_path: Path, trainer_server: TrainerServer) -> None:
+    """正在训练而还没存过：说清楚何时会有；不起进程。"""
+    make_tiny_dataset(tmp_path / "data" / "tiny")
+    found = trainer_server.start(tmp_path, *TINY, "--out_dir=runs/live", "--max_iters=200000",
+                                 "--lr_decay_iters=200000", "--eval_interval=100000")
+
+    async def scenario(app: Any, pilot: Any) -> None:
+        await until(pilot, lambda: app.screen.chosen_runs() and app.screen.chosen_runs()[0].state.iter_count)
+        await pilot.press("p")
+        await see(pilot, "There is no checkpoint yet. It saves the first one at iter 100000.")
+        await pilot.press("ctrl+r")
+        await see(pilot, "there is no checkpoint")
+        assert app.playground.engine.pid is None
+
+    try:
+        drive(tmp_path, scenario)
+    finally:
+        found.kill(signal.SIGKILL)
         found.wait()
 
 
-def test_prompts_reach_the_command_unchanged(run: WatchedRun) -> None:
-    """引号、开头的 `FILE:`、长提示都不变样。"""
-    assert sampling_command(Path("x"), "'a'", {})[-1] == '--start="\'a\'"'
-    for prompt in ("'quoted'", "a=b --seed=3\n", "x" * 150_000):
-        sampling = Sampling(run.out_dir, prompt, {"max_new_tokens": "1", "num_samples": "1"})
-        sampling._process.wait(60)
-        sampling._reader.join(10)
-        text = sampling.take()
-        assert text.startswith(prompt), (prompt[:20], text[:40], sampling.outcome())
+def test_read_only_has_no_playground(space: Path) -> None:
+    async def scenario(app: Any, pilot: Any) -> None:
+        await until(pilot, lambda: app.screen.chosen_runs())
+        await pilot.press("p")
+        await pilot.pause(0.3)
+        assert isinstance(app.screen, RunsScreen) and app.playground is None
+        app.push_screen(SampleScreen(app.screen.chosen_runs()[0]))
+        await see(pilot, "Sample: done")
+        await pilot.press("x", "ctrl+r")
+        await see(pilot, "read-only")
+        assert app.playground.engine.pid is None
+
+    before = sorted(path for path in space.rglob("*"))
+    drive(space, scenario, is_read_only=True)
+    assert sorted(path for path in space.rglob("*")) == before

@@ -29,6 +29,7 @@ from workbench.terminal import is_ascii_only, is_remote, wants_mouse
 from workbench.widgets.hint_bar import bindings_of, key_name
 
 if TYPE_CHECKING:
+    from workbench.playground.session import Playground
     from workbench.run_store import RunStore
     from workbench.stop_run import StopEscalation
     from workbench.watched_run import WatchedRun
@@ -68,6 +69,8 @@ class WorkbenchApp(App[None]):
         self._safe_lines = SafeLines()
         self.stops: dict[Path, StopEscalation] = {}
         self.stop_notes: dict[Path, str] = {}
+        # 采样界面的对话：离开再回来还在；进程由界面起与杀
+        self.playground: Playground | None = None
         self.poller = Poller(workspace, self.post_message, POLL_SECONDS)
 
     # ---- 生命 ----

@@ -33,23 +33,34 @@ def keys_file() -> Path:
 def contexts() -> list[tuple[type, ...]]:
     """同时管键的各组：应用与一屏（连同屏里的部件）；盖在上面的小窗各自一组。导入全部的屏。"""
     from workbench.app import WorkbenchApp
+    from workbench.screens.ask import AskScreen
+    from workbench.screens.compare import CompareScreen
     from workbench.screens.confirm import ConfirmScreen
     from workbench.screens.help import HelpScreen
+    from workbench.screens.inspect import InspectScreen
     from workbench.screens.launch import LaunchScreen
     from workbench.screens.monitor import MonitorScreen
     from workbench.screens.nodes import NodesScreen
     from workbench.screens.note import NoteScreen
+    from workbench.screens.perplexity import PerplexityScreen
+    from workbench.screens.picker import PickerScreen
     from workbench.screens.preparing import PreparingScreen
     from workbench.screens.runs import RunsScreen
     from workbench.screens.sample import SampleScreen
     from workbench.screens.save_preset import SavePresetScreen
+    from workbench.screens.template import TemplateScreen
     from workbench.widgets.key_list import KeyList
     from workbench.widgets.launch_panes import DatasetPane, MachinePane
     from workbench.widgets.option_form import OptionForm
+    from workbench.widgets.playground_panes import ControlPane, TranscriptPane
+    from workbench.widgets.prompt_editor import PromptEditor
 
-    modals = (NoteScreen, ConfirmScreen, PreparingScreen, SavePresetScreen, NodesScreen,
-              HelpScreen)
-    return [(WorkbenchApp, RunsScreen), (WorkbenchApp, MonitorScreen), (WorkbenchApp, SampleScreen),
+    modals = (NoteScreen, ConfirmScreen, PreparingScreen, SavePresetScreen, NodesScreen, HelpScreen, PickerScreen,
+              AskScreen, TemplateScreen, PerplexityScreen)
+    return [(WorkbenchApp, RunsScreen), (WorkbenchApp, MonitorScreen),
+            # 焦点只在其中一块里，所以三块各算各的
+            (WorkbenchApp, SampleScreen, ControlPane, KeyList), (WorkbenchApp, SampleScreen, TranscriptPane),
+            (WorkbenchApp, SampleScreen, PromptEditor), (WorkbenchApp, CompareScreen), (WorkbenchApp, InspectScreen),
             (WorkbenchApp, LaunchScreen, KeyList, DatasetPane, MachinePane, OptionForm),
             *[(modal,) for modal in modals]]
 

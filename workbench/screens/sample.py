@@ -1,224 +1,295 @@
-"""采样界面：写提示，看模型接着写；对正在训练的运行也行，用的是它最近的检查点。
+"""采样界面：选一个模型，让它接着写（complete）或与它对话（chat）；写多少显示多少，随时停得下来。
 
-应用从运行列表打开它。采样是 `python -m nanogpt.sample` 的一个进程，输出由线程读来，五分之一秒显示一次。
+应用从运行列表或监视界面打开它。一切状态在 `Playground`；选模型、存取、比较等动作在 `PlaygroundTools`。
 """
 
-from typing import ClassVar
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
-from textual.screen import Screen
-from textual.widgets import Input, Label, Static, TextArea
+from textual.containers import Horizontal
+from textual.widgets import TextArea
 
-from nanogpt.config import SampleConfig
 from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _
-from nanogpt.options import coerce, options_of
-from nanogpt.rundir import CHECKPOINT
 from nanogpt.text import visible
-from workbench.messages import LanguageChanged, RunsUpdated
-from workbench.sampling import Sampling
-from workbench.watched_run import WatchedRun
+from workbench.messages import LanguageChanged
+from workbench.playground.controls import summary
+from workbench.playground.conversation import CHAT, COMPLETE
+from workbench.playground.models import ModelChoice, checkpoints_of
+from workbench.playground.session import modes
+from workbench.playground.status import status
+from workbench.screens.playground_tools import PlaygroundTools
 from workbench.widgets.hint_bar import HintBar
-from workbench.widgets.launch_panes import read_only_error
+from workbench.widgets.lines import LineView, Piece, line_of
+from workbench.widgets.option_form import OptionForm
+from workbench.widgets.playground_panes import ControlPane, TranscriptPane
+from workbench.widgets.prompt_editor import PromptEditor
 
-OPTIONS = options_of(SampleConfig)
-# 表单上的几项与起初的值；其余的键用默认值
-FIELDS = {"max_new_tokens": "200", "temperature": "0.8", "top_k": "200", "num_samples": "1", "seed": "1337"}
-# 没写提示就从一个换行开始，同 `nanogpt.sample` 的默认
-EMPTY_PROMPT = "\n"
+if TYPE_CHECKING:
+    from workbench.watched_run import WatchedRun
+
+# 新文字一秒显示五次：人看着流畅，经 SSH 也不费
 SHOW_SECONDS = 0.2
-# 显示至多这么多字符；完整的输出总可以用命令得到
-KEPT_CHARACTERS = 200_000
+# 停下手这么久才去数 token
+COUNT_SECONDS = 0.4
+STATUS_LINES = 5
 
 
-class SampleScreen(Screen[None]):
-    """`run` 是要从中采样的运行。"""
+class SampleScreen(PlaygroundTools):
+    """`run`：从它的最近一个检查点开始；None 则先选模型。"""
 
-    DEFAULT_CSS = """
-    SampleScreen #title { height: 1; background: $panel; padding: 0 1; }
-    SampleScreen #prompt { height: 4; margin: 0 1; background: $surface; }
-    SampleScreen #fields { height: 2; padding: 0 1; }
-    SampleScreen #fields Vertical { width: 1fr; height: 2; }
-    SampleScreen #fields Input { background: $surface; width: 1fr; margin-right: 1; }
-    SampleScreen #fields Input.-invalid { color: $text-error; }
-    SampleScreen #status { height: auto; max-height: 6; padding: 0 1; color: $text-muted; }
-    SampleScreen #status.-bad { color: $text-error; }
-    SampleScreen #output { height: 1fr; margin: 0 1; }
-    """
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-medium")]  # noqa: RUF012
+    HINTS = ("sample.run", "controls.presets", "controls.save", "controls.template", "form.search", "transcript.edit",
+             "transcript.inspect", "transcript.copy", "transcript.left", "transcript.new", "sample.again",
+             "sample.go_on", "sample.model", "sample.mode", "sample.controls", "sample.compare", "sample.cancel",
+             "sample.inspect", "sample.save")
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+r,f5", "run", N_("Sample"), id="sample.run", priority=True,
-                tooltip=N_("continue the prompt with the latest checkpoint")),
-        Binding("ctrl+n", "again", N_("Again"), id="sample.again", priority=True,
+        Binding("ctrl+r,f5", "run", N_("Sample"), id="sample.run",
+                tooltip=N_("send what is in the editor; the model writes on")),
+        Binding("ctrl+n", "again", N_("Again"), id="sample.again",
                 tooltip=N_("once more, with the next seed")),
+        Binding("ctrl+g", "go_on", N_("Go on"), id="sample.go_on",
+                tooltip=N_("write on from where it ended")),
         Binding("escape", "cancel", N_("Cancel / Back"), id="sample.cancel",
-                tooltip=N_("stop sampling; when nothing runs, leave")),
+                tooltip=N_("stop at once; when nothing runs, leave")),
     ]
 
-    def __init__(self, run: WatchedRun):
+    def __init__(self, run: WatchedRun | None = None):
         super().__init__()
-        self.run = run
-        self.texts = dict(FIELDS)
-        self.prompt = ""
-        self.output = ""
-        self.sampling: Sampling | None = None
-        self._status, self._is_bad, self._is_idle = "", False, False
+        self.first_run = run
+        self._began = 0.0
+        self._typed_at: float | None = None
+        self._seen: tuple[object, ...] = ()
+        self._is_sending = False
+
+    # ---- 生命 ----
 
     def compose(self) -> ComposeResult:
-        yield Static(id="title", markup=False)
-        yield TextArea(self.prompt, id="prompt", soft_wrap=True, compact=True,
-                       placeholder=_("prompt; empty: begin with a line break"))
-        with Horizontal(id="fields"):
-            for name in FIELDS:
-                with Vertical():
-                    yield Label(name, markup=False)
-                    yield Input(self.texts[name], id=name, compact=True, select_on_focus=True)
-        yield Static(id="status", markup=False)
-        yield TextArea(visible(self.output), id="output", read_only=True, soft_wrap=True, compact=True)
+        yield LineView(id="title", classes="title")
+        with Horizontal(id="body"):
+            yield TranscriptPane(id="transcript")
+            yield ControlPane(self.play.controls, id="controls")
+        yield LineView(id="status")
+        yield LineView(id="settings")
+        yield PromptEditor(self.play.draft, id="prompt", placeholder=_("prompt; empty: begin with a line break"))
         yield HintBar()
 
     def on_mount(self) -> None:
-        self.query_one("#prompt", TextArea).focus()
-        self.set_interval(SHOW_SECONDS, self.show_new_text)
-        self._show_title()
-        self._say_idle()
+        self.play.open()
+        self._choose_first()
+        self.editor.focus()
+        self.set_interval(SHOW_SECONDS, self.poll_server)
+        self._typed_at = time.monotonic()
+        self.renew()
 
-    @on(LanguageChanged)
-    def show_language(self) -> None:
-        self.refresh(recompose=True)
-
-    async def recompose(self) -> None:
-        """换了语言：部件重建，提示、参数与输出不变。"""
-        await super().recompose()
-        self.query_one("#prompt", TextArea).focus()
-        self._show_title()
-        if self._is_idle:
-            self._say_idle()
+    def _choose_first(self) -> None:
+        """从哪个运行打开的，就用它的模型；原来就是它的另一个检查点，不换。"""
+        run, before = self.first_run, self.play.choice
+        if run is not None and (before is None or before.out_dir != run.out_dir):
+            found = checkpoints_of(run)
+            self.play.choose(found[0] if found else ModelChoice("resume", run.out_dir))
         else:
-            self._say(self._status, self._is_bad)
+            self.play.warm_up()
 
     def on_unmount(self) -> None:
-        if self.sampling is not None:
-            self.sampling.cancel()
-            self.sampling.outcome()
+        self.play.close()
+
+    @on(LanguageChanged)
+    async def rebuild_controls(self) -> None:
+        """表单里的说明写死在各行里：换一张新的。"""
+        self.editor.placeholder = _("prompt; empty: begin with a line break")
+        old = self.query_one(ControlPane)
+        had_focus = old.has_focus_within
+        await old.remove()
+        new = ControlPane(self.play.controls, id="controls")
+        await self.query_one("#body").mount(new)
+        if had_focus:
+            new.keys.focus()
+        self.renew()
+
+    def hidden_bindings(self) -> list[tuple[Binding, Any, str]]:
+        """命令面板里也要有的：焦点不在那里时，文字与参数各自的键。"""
+        from workbench.keymap import own_bindings
+
+        controls = self.query_one(ControlPane)
+        return [(binding, node, "") for node in (self.transcript, controls, controls.keys, self.editor)
+                for binding in own_bindings(type(node))]
+
+    @property
+    def editor(self) -> PromptEditor:
+        return self.query_one("#prompt", PromptEditor)
+
+    @property
+    def transcript(self) -> TranscriptPane:
+        return self.query_one("#transcript", TranscriptPane)
+
+    @property
+    def run_of_choice(self) -> WatchedRun | None:
+        choice = self.play.choice
+        if choice is None or choice.out_dir is None:
+            return None
+        return self.bench.store.runs.get(choice.out_dir) or self.first_run
 
     # ---- 显示 ----
 
-    def _show_title(self) -> None:
-        self.query_one("#title", Static).update(_("Sample: {run}").format(run=self.run.name))
+    def poll_server(self) -> None:
+        """取来新的；停下手一会儿了就数 token。"""
+        play = self.play
+        was_busy = play.is_busy
+        is_changed = play.poll()
+        if was_busy and not play.is_busy:
+            # 写完了：再数一遍，裁切的记号才跟得上
+            self._typed_at = 0.0
+            self._refresh_choice()
+        if self._typed_at is not None and not play.is_busy and play.engine.model is not None \
+                and not play.engine.is_busy and time.monotonic() - self._typed_at >= COUNT_SECONDS:
+            self._typed_at = None
+            play.count_tokens(self.editor.text)
+        if is_changed or play.is_busy or self._state() != self._seen:
+            self.show_now()
 
-    def _say(self, text: str, is_bad: bool = False) -> None:
-        self._status, self._is_bad, self._is_idle = text, is_bad, False
-        box = self.query_one("#status", Static)
-        box.update(text)
-        box.set_class(is_bad, "-bad")
+    def _state(self) -> tuple[object, ...]:
+        play = self.play
+        return play.engine.version, play.conversation, play.conversation.version, play.choice, self.size
 
-    def _idle_status(self) -> tuple[str, bool]:
-        """有没有可用的检查点；没有时说清楚何时会有。"""
-        if (self.run.out_dir / CHECKPOINT).is_file():
-            found = self.run.state.checkpoints
-            where = _("checkpoint of iter {n}").format(n=f"{found[-1]['iter']:,}") if found else CHECKPOINT
-            more = _("; the run is still training") if self.run.status == "running" else ""
-            return where + more + "; " + _("ctrl+r samples"), False
-        config = self.run.state.config
-        firsts = [value for name in ("eval_interval", "max_iters") if type(value := config.get(name)) is int]
-        if self.run.has_ended:
-            return _("There is no checkpoint: the run ended before it saved one."), True
-        when = " " + _("It saves the first one at iter {n}.").format(n=min(firsts)) if firsts else ""
-        return _("There is no checkpoint yet.") + when, True
-
-    @on(RunsUpdated)
-    def show_news(self, event: RunsUpdated) -> None:
-        """还闲着时，新的检查点一存下就说。"""
-        event.stop()
-        if self._is_idle:
-            self._say_idle()
-
-    def _say_idle(self) -> None:
-        self._say(*self._idle_status())
-        self._is_idle = True
-
-    def show_new_text(self) -> None:
-        """取走线程读到的；结束了就说结果。"""
-        sampling = self.sampling
-        if sampling is None:
+    def renew(self) -> None:
+        if not self.is_mounted or not self.query("#prompt"):
             return
-        is_done, new = sampling.is_done(), sampling.take()
-        if new and len(self.output) < KEPT_CHARACTERS:
-            new = new[:KEPT_CHARACTERS - len(self.output)]
-            self.output += new
-            area = self.query_one("#output", TextArea)
-            area.insert(visible(new), area.document.end, maintain_selection_offset=False)
-            area.scroll_end(animate=False)
-        if is_done:
-            self.sampling = None
-            self._say(*sampling.outcome())
+        if self.play.engine.load is None and not self.play.is_busy:
+            # 还没有检查点时打开的：一有就载入
+            self.play.warm_up()
+        self.show_now()
 
-    # ---- 改与做 ----
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.renew)
+
+    def show_now(self) -> None:
+        self._seen = self._state()
+        width = self.size.width
+        self.query_one("#title", LineView).show([line_of(*self._title(), width=width)])
+        lines, is_bad = status(self.play, self.run_of_choice, self._began)
+        shown = [line_of((text, "bold red" if is_bad else "dim"), width=width - 1)
+                 for line in lines for text in self.wrapped(line, width - 1)]
+        self.query_one("#status", LineView).show(shown[:STATUS_LINES])
+        self.query_one("#settings", LineView).show([line_of(*self._settings(), width=width)])
+        self.transcript.look(self.play.conversation, self.play.crop)
+        self.editor.mark(self.play.bad_places())
+        self.refresh_bindings()
+
+    def _title(self) -> list[Piece]:
+        play, model = self.play, self.play.engine.model
+        name = play.choice.name if play.choice is not None else _("no model is chosen")
+        pieces: list[Piece] = [(f" {_('Sample: {run}').format(run=name)} ", "bold reverse"), (" ", "")]
+        if play.choice is not None:
+            choice = play.choice if model is None or model.iter is None else replace(
+                play.choice, iter=model.iter, val_loss=model.val_loss)
+            pieces.append((choice.detail, ""))
+        if model is not None and model.params is not None:
+            pieces.append(("  " + _("{params}, context {n}").format(params=short_count(model.params),
+                                                                     n=model.block_size), "dim"))
+        mode = modes()[play.conversation.mode] + (f": {play.template_name}" if play.is_chat else "")
+        pieces.append((f"  {visible(mode, keep='')}", "bold cyan"))
+        last = self.transcript.cursor
+        if last is not None and last in play.conversation.path():
+            place, count = play.conversation.siblings(last)
+            if count > 1:
+                pieces.append((f"  <{place}/{count}>", "bold"))
+        return pieces
+
+    def _settings(self) -> list[Piece]:
+        pieces: list[Piece] = []
+        for name, text, is_changed in summary(self.play.controls):
+            shown = visible(text, keep="")[:24] or '""'
+            pieces += [(f" {name} ", "dim"), (shown, "bold" if is_changed else "")]
+        return pieces
+
+    # ---- 写 ----
 
     @on(TextArea.Changed, "#prompt")
     def take_prompt(self, event: TextArea.Changed) -> None:
         event.stop()
-        self.prompt = event.text_area.text
+        self.play.draft = event.text_area.text
+        self._typed_at = time.monotonic()
+        if self.play.bad_places():
+            self.play.count = None
+            self.editor.mark([])
+        if not self.play.is_busy and self.play.generation is not None:
+            # 又动手写了：上一次的数字让给这一次的
+            self.play.generation = None
+            self.show_now()
 
-    @on(Input.Changed)
-    def take_field(self, event: Input.Changed) -> None:
-        """边打字边查；错在哪、合法的是什么写在状态行。"""
+    @on(OptionForm.Changed)
+    def take_control(self, event: OptionForm.Changed) -> None:
         event.stop()
-        name = event.input.id or ""
-        self.texts[name] = event.value
-        problem = self._problem(name)
-        event.input.set_class(problem is not None, "-invalid")
-        first = problem or next(filter(None, map(self._problem, FIELDS)), None)
-        if first is not None:
-            self._say(visible(f"{first.what}\n{first.hint}"), True)
-        elif self._is_bad and self.sampling is None:
-            self._say_idle()
+        self.show_now()
 
-    def _problem(self, name: str) -> BadInput | None:
+    async def _begin(self, name: str) -> None:
+        """`name` 是 `Playground` 的方法。`FILE:` 的文件在线程里读：它可以很大。"""
+        if self._is_sending or self.play.is_busy:
+            return
+        self._is_sending = True
+        text = self.editor.text
         try:
-            coerce(OPTIONS[name], self.texts[name].strip(), "")
-        except BadInput as error:
-            return error
-        return None
+            if text.startswith("FILE:"):
+                from nanogpt.prompt import read_prompt
 
-    def action_run(self) -> None:
-        if self.sampling is not None:
-            return
-        if self.app.is_read_only:  # type: ignore[attr-defined]
-            self._say(str(read_only_error()), True)
-            return
-        # 刚打的字，消息可能还没到
-        self.prompt = self.query_one("#prompt", TextArea).text
-        self.texts = {name: self.query_one(f"#{name}", Input).value for name in FIELDS}
-        problem = next(filter(None, map(self._problem, FIELDS)), None)
-        if problem is not None:
-            self._say(visible(f"{problem.what}\n{problem.hint}"), True)
-            return
-        if not (self.run.out_dir / CHECKPOINT).is_file():
-            self._say_idle()
-            return
-        try:
-            self.sampling = Sampling(self.run.out_dir, self.prompt or EMPTY_PROMPT,
-                                     {name: text.strip() for name, text in self.texts.items()})
+                text = await asyncio.to_thread(read_prompt, text)
+            if name == "go_on":
+                self.play.go_on()
+            else:
+                {"send": self.play.send, "regenerate": self.play.regenerate}[name](text)
         except BadInput as error:
-            self._say(str(error), True)
+            self.bench.say_error(error)
             return
-        self.output = ""
-        self.query_one("#output", TextArea).text = ""
-        self._say(_("sampling: loading the model; esc cancels"))
+        finally:
+            self._is_sending = False
+        self._began = time.monotonic()
+        if self.play.is_chat and name == "send":
+            self.editor.put("")
+        self.transcript.cursor, self.transcript.is_following = None, True
+        self.query_one(ControlPane).refresh_rows()
+        self.show_now()
 
-    def action_again(self) -> None:
-        """同一种子总给同样的文字，所以换下一个种子。"""
-        if self.sampling is None and self._problem("seed") is None:
-            self.texts["seed"] = str(coerce(OPTIONS["seed"], self.texts["seed"].strip(), "") + 1)
-            self.query_one("#seed", Input).value = self.texts["seed"]
-            self.action_run()
+    async def action_run(self) -> None:
+        await self._begin("send")
+
+    async def action_again(self) -> None:
+        await self._begin("regenerate")
+
+    async def action_go_on(self) -> None:
+        await self._begin("go_on")
 
     def action_cancel(self) -> None:
-        if self.sampling is not None:
-            self.sampling.cancel()
+        """先停；再收起参数；再不改了；最后离开。"""
+        if self.play.is_busy:
+            self.play.stop()
+            self.show_now()
+        elif self.query_one(ControlPane).has_focus_within:
+            self.action_controls()
+        elif self.play.editing is not None:
+            self.play.editing = None
+            self.show_now()
         else:
             self.dismiss()
+
+    def action_mode(self) -> None:
+        """complete 与 chat 互换；各有各的一篇，换回来还在。"""
+        if not self.play.is_busy:
+            self.play.use_mode(COMPLETE if self.play.is_chat else CHAT)
+            self.turn_page()
+
+
+def short_count(count: int) -> str:
+    """参数量：`799872` → `0.80M`。"""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
