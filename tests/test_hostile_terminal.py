@@ -86,7 +86,10 @@ def test_list_monitor_and_dialogs(walk: Walk) -> None:
         walk.press("Enter", see="19 ")
         walk.press("t", see="checkpoint at iteration 8")
         walk.press("w", see="Written into")
-        walk.escape("checkpoint at")
+        # 训练途中写下的样本
+        walk.press("t")
+        walk.terminal.until(lambda text: "checkpoint at" not in text, 15, "the samples")
+        walk.escape(" samples ")
 
 
 def test_together_and_pasted(walk: Walk) -> None:

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from nanogpt.i18n import _
+from nanogpt.i18n import _, language
 from nanogpt.rundir import CHECKPOINT, holder
 from nanogpt.text import visible
 from workbench.launch import console_tail
@@ -34,6 +34,11 @@ def resume_hint(run: WatchedRun) -> str:
     return _("r resumes from the checkpoint of iteration {iter}.").format(iter=run.state.checkpoints[-1]["iter"])
 
 
+def _gap() -> str:
+    """两句之间：中文的句号之后不空格。"""
+    return "" if language() == "zh" else " "
+
+
 def _last_error(run: WatchedRun) -> list[tuple[str, str]]:
     if not run.state.errors:
         return []
@@ -57,7 +62,7 @@ def _finished(run: WatchedRun, _lines: int) -> list[tuple[str, str]]:
 
 
 def _stopped(run: WatchedRun, _lines: int) -> list[tuple[str, str]]:
-    return [(_("Stopped on request at iteration {iter}.").format(iter=run.state.last_iter) + " " + resume_hint(run),
+    return [(_("Stopped on request at iteration {iter}.").format(iter=run.state.last_iter) + _gap() + resume_hint(run),
              WARN)]
 
 
@@ -72,13 +77,13 @@ def _failed(run: WatchedRun, lines: int) -> list[tuple[str, str]]:
         what = _("The trainer ended before its first step.") if code is None else \
             _("The trainer ended before its first step, with exit code {code}.").format(code=code)
         return [(what, BAD), *_tail(run, lines)]
-    return [(_("Failed at iteration {iter}.").format(iter=run.state.last_iter) + " " + resume_hint(run), BAD),
+    return [(_("Failed at iteration {iter}.").format(iter=run.state.last_iter) + _gap() + resume_hint(run), BAD),
             *(_last_error(run) or _tail(run, lines))]
 
 
 def _interrupted(run: WatchedRun, lines: int) -> list[tuple[str, str]]:
     what = _("Interrupted: the trainer is gone without a farewell (killed, or the machine went down).")
-    return [(what + " " + resume_hint(run), BAD), *_tail(run, lines)]
+    return [(what + _gap() + resume_hint(run), BAD), *_tail(run, lines)]
 
 
 def _stalled(run: WatchedRun, _lines: int) -> list[tuple[str, str]]:
