@@ -66,8 +66,11 @@ class CausalSelfAttention(nn.Module):
         self.qk_norm = config.qk_norm
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None,
-                past: tuple[Tensor, Tensor, int] | None = None) -> Tensor:
-        """`x`：(B, T, C)。`past` 是本层缓存的键、值与其中已有的长度，见 `KVCache`；新的键与值写在其后。"""
+                past: tuple[Tensor, Tensor, int] | None = None, last_only: bool = False) -> Tensor:
+        """`x`：(B, T, C)。`past` 是本层缓存的键、值与其中已有的长度，见 `KVCache`；新的键与值写在其后。
+
+        `last_only`：只要最后一个位置，返回 (B, 1, C)。
+        """
         B, T, C = x.size()
         q, k, v = self.c_attn(x).split(C, dim=2)
         q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
@@ -86,9 +89,11 @@ class CausalSelfAttention(nn.Module):
             if T > 1 and start > 0:
                 # SDPA 的因果掩码从左上角对齐，而第一个查询要看得见全部 `start` 个旧的键
                 mask = torch.ones(T, start + T, dtype=torch.bool, device=x.device).tril(start)
+        if last_only:
+            q, mask, is_causal = q[:, :, -1:], None, False  # 它看得见全部的键
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal,
                                            dropout_p=self.dropout if self.training else 0.0)
-        y = y.transpose(1, 2).contiguous().view(B, T, C)
+        y = y.transpose(1, 2).contiguous().view(B, -1, C)
         return self.resid_dropout(self.c_proj(y))
 
 
@@ -137,8 +142,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None,
-                past: tuple[Tensor, Tensor, int] | None = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), rotation, past)
+                past: tuple[Tensor, Tensor, int] | None = None, last_only: bool = False) -> Tensor:
+        x = (x[:, -1:] if last_only else x) + self.attn(self.ln_1(x), rotation, past, last_only)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -213,12 +218,14 @@ class GPT(nn.Module):
             x = x + self.transformer["wpe"](positions)
         x = self.transformer["drop"](x)
         for i, block in enumerate(self.transformer["h"].children()):
-            x = block(x, rotation, None if cache is None else (cache.keys[i], cache.values[i], start))
+            # 生成时只要最后一个位置：最后一块里别的位置只需留下键与值，上下文满了之后每步省下近四分之三块
+            last_only = targets is None and i == self.config.n_layer - 1
+            x = block(x, rotation, None if cache is None else (cache.keys[i], cache.values[i], start), last_only)
         if cache is not None:
             cache.length = start + T
         x = self.transformer["ln_f"](x)
         if targets is None:
-            return self.lm_head(x[:, [-1], :]), None
+            return self.lm_head(x), None  # (B, 1, V)
         if loss_only:
             return None, linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
         logits = self.lm_head(x)
