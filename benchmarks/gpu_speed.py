@@ -17,7 +17,6 @@ from jobs import DATASET, JOBS, Arena, TrainJob, flags
 from processes import ROOT, run
 from report import median, turns
 from sample import SAMPLE_JOBS, make_checkpoint, measure_rounds
-from sample import measure as measure_sample
 from train import iterations, measure_steps
 
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 32, "device": "cpu", "dtype": "float32",
@@ -201,21 +200,15 @@ def measure_batches(part: Any, nanogpt: Path | None, is_dry: bool) -> bool:
 
 
 def measure_sampling(part: Any, nanogpt: Path | None, is_dry: bool) -> bool:
-    """124M，批为 1。"""
+    """124M：一个样本，与八个一批。"""
     job = SAMPLE_JOBS["DRY" if is_dry else "GPU"]
     with Arena(nanogpt) as arena:
         part.put(title=job.title, checkpoint=make_checkpoint(arena, job, 256 if is_dry else 50304))
-        if nanogpt is None:
-            found = measure_sample(arena, "ours", job, job.samples, job.tokens, [], part.left_s() / 2)
-            found.pop("texts", None)
-            part.put(ours=found)
-            print(found)
-            return "tokens_per_second" in found
-        result = measure_rounds(arena, job, 1, job.samples, job.tokens, [])
+        result = measure_rounds(arena, job, 1, job.tokens, has_nanogpt=nanogpt is not None)
         part.put(**result)
-    if result["ratios"]:
+    if nanogpt is not None:
         print(f"ours / nanoGPT: {result['median_ratio']:.2f}; same text: {result['same_text']}")
-    return bool(result["ratios"])
+    return result["ours"]["tokens_per_second"] is not None
 
 
 def train_xl(part: Any, is_dry: bool) -> bool:

@@ -1,44 +1,57 @@
-"""每秒采样多少 token：`nanogpt.sample` 与 nanoGPT 没有改动的 `sample.py`，轮流，同一个检查点与种子。
+"""每秒采样多少 token：我们的采样服务与 nanoGPT 没有改动的 `model.py`，轮流，同一个检查点与种子。
 
     python benchmarks/sample.py --nanogpt ../nanoGPT                 # J1 的模型，先训练一会儿
     python benchmarks/sample.py --nanogpt ../nanoGPT --job J3        # 124M，随机的权重
 
-每一轮每边各跑两次，一次 S 个样本，一次 2S 个；两次之差除掉了导入、载入与编译。另从长的那一次里，
-由第一个到最后一个样本到达的时刻得到第二个数（`streamed`）：采样很快时它受起动的抖动小得多。
+两边各是一直开着的进程，模型已经载入；每一轮依次请它们各写一次，由请求到回答用同一只外部的钟。nanoGPT 一次只抽一个样本，
+我们的另量 bfloat16 的权重与几个样本一批；同一种子的文本逐字相比。
 """
 
 import argparse
+import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs import DATASET, JOBS, Arena, find_char_data, flags, write_wide_meta
-from processes import ROOT, Finished, run
+from processes import ROOT, environ, run
 from report import add_nanogpt_option, check_nanogpt, machine, median, print_table, turns, write_json
 
-SEPARATOR = "---------------"
+
+@dataclass(frozen=True)
+class Variant:
+    """我们的一种写法；`samples` 个样本一批。"""
+
+    name: str
+    dtype: str
+    samples: int
 
 
 @dataclass(frozen=True)
 class SampleJob:
-    """`samples` 个样本、每个 `tokens` 个 token 是短的一次，长的一次样本数加倍。"""
+    """每个样本写 `tokens` 个 token。第一种写法与 nanoGPT 的相同，文本也要相同。"""
 
     title: str
-    keys: dict[str, Any]
-    samples: int
+    device: str
     tokens: int
+    variants: tuple[Variant, ...]
     shape: dict[str, int] | None  # None：先训练 J1 的模型
 
 
 _GPT2_SHAPE = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024}
-_CPU = {"device": "cpu", "dtype": "float32", "compile": False}
+_SINGLE, _BATCH = Variant("fp32, batch 1", "float32", 1), Variant("fp32, 8 samples", "float32", 8)
 SAMPLE_JOBS = {
-    "J1": SampleJob("4 layers, 128, block 64, batch 1", _CPU, 6, 500, None),
-    "J3": SampleJob("GPT-2 124M, batch 1", _CPU, 1, 100, _GPT2_SHAPE),
-    "GPU": SampleJob("GPT-2 124M, batch 1, bf16", {"device": "cuda", "dtype": "bfloat16", "compile": False},
-                     3, 500, _GPT2_SHAPE),
-    "DRY": SampleJob("a toy, batch 1", _CPU, 2, 600, {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 64}),
+    "J1": SampleJob("4 layers, 128, block 64", "cpu", 500, (_SINGLE, _BATCH), None),
+    "J3": SampleJob("GPT-2 124M", "cpu", 200, (_SINGLE, Variant("bf16, batch 1", "bfloat16", 1), _BATCH), _GPT2_SHAPE),
+    "GPU": SampleJob("GPT-2 124M, bf16", "cuda", 500,
+                     (Variant("bf16, batch 1", "bfloat16", 1), Variant("bf16, 8 samples", "bfloat16", 8)), _GPT2_SHAPE),
+    "DRY": SampleJob("a toy", "cpu", 50, (_SINGLE, _BATCH),
+                     {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 64}),
 }
 
 
@@ -62,59 +75,109 @@ def make_checkpoint(arena: Arena, job: SampleJob, vocab_size: int = 50304) -> st
     return origin
 
 
-def measure(arena: Arena, side: str, job: SampleJob, samples: int, tokens: int, extra: list[str],
-            timeout_s: float = 3600.0) -> dict[str, Any]:
-    """一边的每秒 token 数，与长的那一次写出的样本。"""
-    keys = {**job.keys, "out_dir": "out", "max_new_tokens": tokens, "seed": 1337}
-    wall: list[float] = []
-    for count in (samples, 2 * samples):
-        command = arena.command(side, "sample", [*flags({**keys, "num_samples": count}), *extra])
-        finished = run(command, arena.cwd(side), timeout_s)
-        if finished.returncode:
-            return {"side": side, "error": finished.tail(), "returncode": finished.returncode}
-        wall.append(finished.wall_s)
-    if wall[1] <= wall[0]:
-        return {"side": side, "error": f"noise: {wall} s for once and twice the tokens; raise --samples"}
-    arrived = [at for at, line in finished.lines if line == SEPARATOR]
-    streamed = (len(arrived) - 1) * tokens / (arrived[-1] - arrived[0]) if len(arrived) > 1 else None
-    return {"side": side, "tokens_per_second": samples * tokens / (wall[1] - wall[0]), "wall_s": wall,
-            "streamed_tokens_per_second": streamed,
-            "peak_rss_mib": finished.peak_rss_mib, "texts": texts(finished)}
+class Sampler:
+    """一边的进程，模型已经载入。`close` 之后有 `peak_rss_mib`。"""
+
+    def __init__(self, arena: Arena, side: str, device: str, dtype: str):
+        script = str(ROOT / "benchmarks" / "nanogpt_sampler.py")
+        argv = ([sys.executable, "-m", "nanogpt.sample", "--serve"] if side == "ours"
+                else [sys.executable, script, device, dtype])
+        # nanoGPT 的 `model.py` 在它的工作目录里
+        env = environ() | ({} if side == "ours" else {"PYTHONPATH": str(arena.cwd(side))})
+        self.side, self.peak_rss_mib = side, 0.0
+        self.process = subprocess.Popen(argv, cwd=arena.cwd(side), env=env, stdin=subprocess.PIPE, text=True,
+                                        stdout=subprocess.PIPE, encoding="utf-8", process_group=0)
+        try:
+            if side == "ours":
+                self._ask(op="load", out_dir="out", device=device, dtype=dtype)
+            else:
+                self._line()
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, tokens: int, samples: int = 1) -> tuple[float, str]:
+        """（从请求到回答的秒数, 第一个样本的文本）。"""
+        began = time.perf_counter()
+        if self.side == "ours":
+            done = self._ask(op="generate", prompt="\n", max_new_tokens=tokens, num_samples=samples)
+            text = done["samples"][0]["text"]
+        else:
+            self._send(str(tokens))
+            text = json.loads(self._line())
+        return time.perf_counter() - began, text
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        self._send(json.dumps({"id": 1, **request}))
+        while True:
+            event: dict[str, Any] = json.loads(self._line())
+            if event["event"] == "error":
+                raise SystemExit(f"{event['message']}\n{event['where']}\n{event['hint']}")
+            if event["event"] == "done":
+                return event
+
+    def _send(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the sampling process of {self.side} ended")
+        return line
+
+    def close(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        _pid, status, usage = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        self.peak_rss_mib = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
 
 
-def texts(finished: Finished) -> list[str]:
-    """打印出的样本。第一个之前可能还有几行别的话，所以比较时只看它的结尾。"""
-    return [text.removeprefix("\n") for text in finished.text.split(SEPARATOR)[:-1]]
-
-
-def same_text(ours: list[str], nanogpt: list[str]) -> bool:
-    if not ours or len(ours) != len(nanogpt):
-        return False
-    return ours[1:] == nanogpt[1:] and (nanogpt[0].endswith(ours[0]) or ours[0].endswith(nanogpt[0]))
-
-
-def measure_rounds(arena: Arena, job: SampleJob, rounds: int, samples: int, tokens: int,
-                   extra: list[str]) -> dict[str, Any]:
-    """轮流量 `rounds` 轮；每一轮都核对两边写出的字。"""
-    done: list[dict[str, Any]] = []
-    for i, order in enumerate(turns(rounds), 1):
-        found: dict[str, Any] = {}
-        for side in order:
-            found[side] = measure(arena, side, job, samples, tokens, extra if side == "ours" else [])
-            speed = found[side].get("tokens_per_second")
-            print(f"round {i} {side}: " + (f"{speed:.1f} tokens/s" if speed else f"failed\n{found[side]['error']}"),
-                  flush=True)
-        if all("texts" in found[side] for side in found):
-            found["same_text"] = same_text(found["ours"].pop("texts"), found["nanogpt"].pop("texts"))
-        done.append(found)
-    both = [r for r in done if "same_text" in r]
-    ratios = [r["ours"]["tokens_per_second"] / r["nanogpt"]["tokens_per_second"] for r in both]
-    streamed = [r["ours"]["streamed_tokens_per_second"] / r["nanogpt"]["streamed_tokens_per_second"] for r in both]
-    keys = ("tokens_per_second", "streamed_tokens_per_second", "peak_rss_mib")
-    sides = {side: {key: median([r[side][key] for r in both]) for key in keys} for side in ("ours", "nanogpt")}
-    return {"rounds": done, "ratios": ratios, "median_ratio": median(ratios), **sides,
-            "streamed_ratios": streamed, "median_streamed_ratio": median(streamed),
-            "same_text": bool(both) and all(r["same_text"] for r in both)}
+def measure_rounds(arena: Arena, job: SampleJob, rounds: int, tokens: int, has_nanogpt: bool = True) -> dict[str, Any]:
+    """轮流量 `rounds` 轮，先各热身一次。比值逐轮相除：我们每一种写法对同一轮的 nanoGPT。"""
+    dtypes = {variant.dtype for variant in job.variants}
+    samplers = {dtype: Sampler(arena, "ours", job.device, dtype) for dtype in dtypes}
+    theirs = Sampler(arena, "nanogpt", job.device, job.variants[0].dtype) if has_nanogpt else None
+    speeds: dict[str, list[float]] = {"nanogpt": [], **{variant.name: [] for variant in job.variants}}
+    same: list[bool] = []
+    try:
+        for sampler in filter(None, (*samplers.values(), theirs)):
+            sampler.write(min(tokens, 5))
+        for i, order in enumerate(turns(rounds), 1):
+            texts: dict[str, str] = {}
+            for side in order:
+                if side == "ours":
+                    for variant in job.variants:
+                        seconds, texts[variant.name] = samplers[variant.dtype].write(tokens, variant.samples)
+                        speeds[variant.name].append(variant.samples * tokens / seconds)
+                elif theirs is not None:
+                    seconds, texts["nanogpt"] = theirs.write(tokens)
+                    speeds["nanogpt"].append(tokens / seconds)
+            # bfloat16 的文本本来就不同
+            same += [texts[variant.name] == texts["nanogpt"] for variant in job.variants
+                     if variant.dtype == "float32" and theirs is not None]
+            print(f"round {i}: " + ", ".join(f"{name} {found[-1]:.1f}" for name, found in speeds.items() if found)
+                  + " tokens/s", flush=True)
+    finally:
+        for sampler in filter(None, (*samplers.values(), theirs)):
+            sampler.close()
+    ratios = {variant.name: [a / b for a, b in zip(speeds[variant.name], speeds["nanogpt"], strict=False)]
+              for variant in job.variants}
+    first = job.variants[0]
+    return {"tokens": tokens, "speeds": speeds, "variants": {
+                name: {"ratios": found, "median_ratio": median(found), "tokens_per_second": median(speeds[name])}
+                for name, found in ratios.items()},
+            "ratios": ratios[first.name], "median_ratio": median(ratios[first.name]),
+            "ours": {"tokens_per_second": median(speeds[first.name]),
+                     "peak_rss_mib": samplers[first.dtype].peak_rss_mib},
+            "nanogpt": {"tokens_per_second": median(speeds["nanogpt"]),
+                        "peak_rss_mib": theirs.peak_rss_mib if theirs is not None else None},
+            "same_text": all(same) if same else None}
 
 
 def parse() -> argparse.Namespace:
@@ -122,9 +185,7 @@ def parse() -> argparse.Namespace:
     add_nanogpt_option(parser)
     parser.add_argument("--job", choices=SAMPLE_JOBS, default="J1")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--samples", type=int, help="samples in the shorter of the two runs")
     parser.add_argument("--tokens", type=int, help="tokens in each sample")
-    parser.add_argument("--ours", action="append", default=[], metavar="=--KEY=VALUE", help="a flag for our side only")
     parser.add_argument("--out", type=Path, help="write the results here as JSON")
     args = parser.parse_args()
     args.nanogpt = check_nanogpt(parser, args.nanogpt)
@@ -139,21 +200,16 @@ def main() -> int:
             arena.add_char_data(find_char_data(args.nanogpt))
         origin = make_checkpoint(arena, job)
         print(f"{args.job}: {job.title}; {origin}")
-        result = measure_rounds(arena, job, args.rounds, args.samples or job.samples, args.tokens or job.tokens,
-                                args.ours)
-    if result["ratios"]:
-        print_table(f"{args.job}, medians of {len(result['ratios'])} rounds",
-                    ["", "tokens/s", "streamed tokens/s", "RSS MiB"],
-                    [[side, f"{result[side]['tokens_per_second']:.1f}",
-                      f"{result[side]['streamed_tokens_per_second']:.1f}", f"{result[side]['peak_rss_mib']:.0f}"]
-                     for side in ("ours", "nanogpt")])
-        spread = ", ".join(f"{ratio:.3f}" for ratio in result["ratios"])
-        print(f"speed, ours / nanoGPT: {result['median_ratio']:.3f} (rounds: {spread}), "
-              f"streamed {result['median_streamed_ratio']:.3f}; "
-              f"same text: {'yes' if result['same_text'] else 'NO'}")
+        result = measure_rounds(arena, job, args.rounds, args.tokens or job.tokens)
+    rows = [["nanoGPT, batch 1", f"{result['nanogpt']['tokens_per_second']:.1f}", "1", ""]]
+    rows += [[name, f"{one['tokens_per_second']:.1f}", f"{one['median_ratio']:.2f}",
+              ", ".join(f"{ratio:.2f}" for ratio in one["ratios"])] for name, one in result["variants"].items()]
+    print_table(f"{args.job}, {result['tokens']} tokens, medians of {args.rounds} rounds",
+                ["", "tokens/s", "ours / nanoGPT", "rounds"], rows)
+    print(f"same text: {'yes' if result['same_text'] else 'NO' if result['same_text'] is False else 'not comparable'}")
     write_json(args.out, {"benchmark": "sample", "job": args.job, "title": job.title, "checkpoint": origin,
-                          "ours_flags": args.ours, "argv": sys.argv, "machine": machine(), **result})
-    return 0 if len(result["ratios"]) == args.rounds else 1
+                          "argv": sys.argv, "machine": machine(), **result})
+    return 0 if result["same_text"] is not False else 1
 
 
 if __name__ == "__main__":
