@@ -408,3 +408,18 @@ def test_preview_guesses_well(tmp_path, capsys):
     dataset = make("--input", "a.csv", "--tokenizer", "bpe", "--vocab-size", "500")
     found = dataset.tokens("train") + dataset.tokens("val")
     assert 0.6 < shown["estimated_tokens"] / found < 1.6 and shown["split"] == "document"
+
+
+def test_chinese_poems(tmp_path):
+    """随包的中文例子：一首一篇，整首归一边，医生没有话说。"""
+    from nanogpt.dataset_doctor import examine
+
+    done = subprocess.run(command("chinese_poems"), env=environ(), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    dataset = open_dataset("chinese_poems")
+    poems = (ROOT / "data" / "chinese_poems" / "poems.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    train, val = text_of(dataset, "train"), text_of(dataset, "val")
+    assert all((poem + "\n" in train) != (poem + "\n" in val) for poem in poems)
+    assert len(train + val) == sum(map(len, poems)) + len(poems)
+    assert dataset.meta["documents"] == len(poems) == len(set(poems)) and dataset.meta["val_documents"] == 13
+    assert examine(dataset, 64)["findings"] == []

@@ -70,6 +70,8 @@ def test_runs_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
 
     run("nanogpt.prepare", "python_stdlib")
     assert (tmp_path / "data" / "python_stdlib" / "train.bin").stat().st_size > 1000
+    run("nanogpt.prepare", "chinese_poems")
+    assert (tmp_path / "data" / "chinese_poems" / "train.bin").stat().st_size > 1000
     assert "iter 2: loss" in run("nanogpt.train", "quickstart", *SMALL)
     assert run("nanogpt.sample", "--out_dir=out-quickstart", "--start=def ", "--num_samples=1",
                "--max_new_tokens=5").startswith("def ")
