@@ -124,7 +124,7 @@ def read_source(config: SampleConfig, say: Say = _silent) -> Source:
 
 def _read_gpt2(name: str, say: Say) -> Source:
     tokenizer: Tokenizer = GPT2Tokenizer() if name in GPT2_SHAPES else folder_tokenizer(Path(name))
-    tokenizer.encode("a")  # 先试试分词器在不在：它小，权重大
+    tokenizer.encode_ordinary("")  # 先试试分词器在不在：它小，权重大
     if name in GPT2_SHAPES:
         shape = GPTConfig(**gpt2_model_args(name))
         _check_memory(4 * (12 * shape.n_layer * shape.n_embd**2 + shape.vocab_size * shape.n_embd), name)

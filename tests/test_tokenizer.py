@@ -277,3 +277,10 @@ def test_nothing_heavy_is_imported():
     heavy = ("torch", "tiktoken", "tokenizers", "datasets", "transformers", "textual")
     code += f"print([m for m in {heavy} if m in sys.modules])"
     assert run_python(code).stdout.strip() == "[]"
+
+
+@pytest.mark.usefixtures("bpe")
+def test_empty_text_only_loads(trained):
+    """空文本没有 token，却会载入要用的包；词表里没有拉丁字母的字符级也收得下。`nanogpt.loading` 借此先试一试。"""
+    assert CharTokenizer(["中"]).encode_ordinary("") == []
+    assert [tokenizer.encode_ordinary("") for tokenizer in every_kind(trained)] == [[]] * len(every_kind(trained))
