@@ -90,7 +90,7 @@ def measured_run(argv: list[str]) -> dict[str, Any]:
     peak, over = [0.0, 0.0], threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.05):
+        while not over.wait(0.25):
             now = memory_mib(process.pid)
             peak[:] = [max(peak[0], now[0]), max(peak[1], now[1])]
 
