@@ -10,8 +10,8 @@ from typing import Any
 Scene = Callable[[Any], Awaitable[None]]
 
 
-async def until(pilot: Any, is_there: Callable[[], object]) -> None:
-    for _turn in range(300):
+async def until(pilot: Any, is_there: Callable[[], object], turns: int = 300) -> None:
+    for _turn in range(turns):
         if is_there():
             await settle(pilot)
             return
@@ -156,7 +156,11 @@ async def sample(pilot: Any) -> None:
     await runs(pilot)
     await press(pilot, "G", "k")
     await open_with(pilot, "p", "SampleScreen")
+    play = pilot.app.playground
+    # 忙的机器上，另一个进程导入 torch 能要一分钟
+    await until(pilot, lambda: play.engine.model is not None, 1200)
     await press(pilot, *"def ")
+    await until(pilot, lambda: play.count is not None and play.count.tokens == 4)
 
 
 async def preparing(pilot: Any) -> None:

@@ -53,7 +53,8 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("NO_COLOR", "SSH_CONNECTION", "TMUX", "CUDA_VISIBLE_DEVICES", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
                  "NANOGPT_NO_MOUSE"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in (("TERM", "xterm-256color"), ("COLORTERM", "truecolor"), ("HOME", str(tmp_path)), ("TZ", "UTC")):
+    for name, value in (("TERM", "xterm-256color"), ("COLORTERM", "truecolor"), ("HOME", str(tmp_path)), ("TZ", "UTC"),
+                        ("PYTHONPATH", str(ROOT)), ("OMP_NUM_THREADS", "1")):
         monkeypatch.setenv(name, value)
     time.tzset()
     strftime = time.strftime
@@ -62,8 +63,9 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr("workbench.screens.launch.list_devices", lambda: DEVICES)
     monkeypatch.setattr(MachineLoad, "sample", lambda _self: "CPU 42% of 16  RAM 12.3/128.0 GiB")
     workspace = tmp_path / "gpt"
-    (workspace / ".venv").mkdir(parents=True)
-    (workspace / ".venv" / "bin").symlink_to(Path(sys.prefix, "bin"))
+    workspace.mkdir()
+    # 整个环境：采样的服务由它起，要找得到装的包
+    (workspace / ".venv").symlink_to(sys.prefix)
     monkeypatch.setattr(sys, "executable", str(workspace / ".venv" / "bin" / "python"))
     monkeypatch.chdir(workspace)
     yield workspace
@@ -90,6 +92,21 @@ def add_run(workspace: Path, name: str, age_s: float, monkeypatch: pytest.Monkey
     return out_dir
 
 
+def write_checkpoint(out_dir: Path, iter_num: int) -> None:
+    """没有练过的极小模型：采样界面载入得了，也数得出 token；写什么要看机器，所以不写。"""
+    import torch
+
+    from nanogpt.model import GPT, GPTConfig
+    from nanogpt.tokenizer import CharTokenizer
+
+    letters = [chr(code) for code in range(32, 127)]
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 64, "bias": False, "vocab_size": len(letters),
+             "dropout": 0.0}
+    torch.save({"model": GPT(GPTConfig(**shape)).state_dict(), "model_args": shape, "iter_num": iter_num,
+                "best_val_loss": 3.1, "config": {}, "tokenizer": CharTokenizer(letters).to_dict()},
+               out_dir / "ckpt.pt")
+
+
 @pytest.fixture
 def full(space: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """一个在跑、一个停下、一个发散；名字有中文，有笔记。"""
@@ -98,6 +115,7 @@ def full(space: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     stopped = add_run(space, "莎士比亚-字符级", 7200, monkeypatch, 200, "stopped", max_iters=200, dataset="shakespeare")
     add_run(space, "higher-lr", 3 * 86400, monkeypatch, 150, "diverged", max_iters=400, learning_rate=8e-2)
     (stopped / "notes.md").write_text("第一次 #baseline\n", encoding="utf-8")
+    write_checkpoint(stopped, 200)
     with open(running / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield space

@@ -32,13 +32,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_samples_leave_the_training_alone(workspace: Path, fork_train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """每次评估每个提示一个 `sample` 事件；损失与权重一位不差；默认没有。"""
-    assert fork_train("--out_dir=plain").returncode == 0
-    run = fork_train("--out_dir=with", *SAMPLES)
+    # 末一步总存下，不论验证损失好不好；学得快，六步之后写的就不一样
+    keys = ("--always_save_checkpoint=True", "--learning_rate=5e-2")
+    assert fork_train("--out_dir=plain", *keys).returncode == 0
+    run = fork_train("--out_dir=with", *keys, *SAMPLES)
     assert run.returncode == 0, run.output
     assert events(workspace / "plain", "sample") == []
     samples = events(workspace / "with", "sample")
     assert [(one["iter"], one["prompt"]) for one in samples] == [(n, p) for n in (0, 2, 4, 6) for p in PROMPTS]
-    assert all(len(one["text"]) == 20 for one in samples) and len({one["text"] for one in samples}) > 4
+    assert all(len(one["text"]) == 20 for one in samples)
+    assert samples[0]["text"] != samples[-2]["text"], "the model has changed, its sample has not"
     for kind, key in (("iter", "loss"), ("eval", "val_loss"), ("iter", "grad_norm")):
         assert [e[key] for e in events(workspace / "with", kind)] == [e[key] for e in events(workspace / "plain", kind)]
     for name, tensor in weights(workspace / "with").items():
