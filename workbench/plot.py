@@ -175,6 +175,7 @@ def summary(run: WatchedRun) -> dict[str, Any]:
         "last_event_time": state.last_time, "best_val_loss": state.best_val_loss,
         "iter": {"count": state.iter_count, "min_loss": float(losses.min()) if len(losses) else None,
                  **{name: state.latest(name) for name in ITER_FIELDS}},
+        "step_parts": state.step_parts(),
         "eval": {"count": state.eval_count, "train_loss": state.latest("train_loss"),
                  "val_loss": state.latest("val_loss")},
         "eval_only": list(state.eval_only_results), "checkpoints": list(state.checkpoints),

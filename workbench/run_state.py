@@ -21,13 +21,17 @@ from workbench.series import drawable
 ITER_FIELDS = ("loss", "lr", "grad_norm", "iter_ms", "tokens_per_second", "mfu", "memory_mib")
 # 物理上不会是负数的量：时钟被拨动时写者可能算出负的，读出时当作缺失。
 NEVER_NEGATIVE = ("iter_ms", "tokens_per_second", "mfu", "memory_mib")
+# 只有 `log_timing` 打开时才有的，一步的各部分；只留最近的，不成列
+STEP_PARTS = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms", "logging_ms")
 END_STATUSES = ("finished", "stopped", "diverged", "failed")
 KEPT_RECORDS = 500
 KEPT_TEXT = 4000
+KEPT_STEPS = 100
 ETA_WINDOW = 20
 
 _ITER_COLUMNS = ("iter", "time", *ITER_FIELDS)
 _ROW = attrgetter(*_ITER_COLUMNS)
+_PARTS = attrgetter("iter_ms", *STEP_PARTS)
 _NUMERIC = frozenset((float, int, type(None)))
 _NAN = math.nan
 
@@ -94,6 +98,7 @@ class RunState:
         self.errors: deque[dict[str, Any]] = deque(maxlen=KEPT_RECORDS)
         self.eval_only_results: deque[dict[str, Any]] = deque(maxlen=KEPT_RECORDS)
         self.ranks: dict[int, dict[str, Any]] = {}
+        self.steps: deque[tuple[float, ...]] = deque(maxlen=KEPT_STEPS)
         self.gap_count = 0
         self._iters = {name: array("d") for name in _ITER_COLUMNS}
         self._evals = {name: array("d") for name in ("iter", "time", "train_loss", "val_loss")}
@@ -111,9 +116,10 @@ class RunState:
         """依次折叠；相连的 `IterEvent` 整批接到各列上，每个约 0.5 微秒。"""
         for kind, group in groupby(events, type):
             if kind is IterEvent:
-                rows = list(map(_ROW, group))
-                self._append_rows(rows)
-                self.version += len(rows)
+                found = list(group)
+                self._append_rows(list(map(_ROW, found)))
+                self._keep_parts(map(_PARTS, found[-KEPT_STEPS:]))
+                self.version += len(found)
             else:
                 for event in group:
                     self.apply_event(event)  # type: ignore[arg-type]
@@ -139,7 +145,14 @@ class RunState:
         self.last_iter, self.last_time = int(columns["iter"][-1]), columns["time"][-1]
 
     def _apply_iter(self, event: dict[str, Any]) -> None:
+        parts = [_number(event, name) for name in ("iter_ms", *STEP_PARTS)]
         self._append_rows([[_iteration(event), *(_number(event, name) for name in _ITER_COLUMNS[1:])]])
+        self._keep_parts([parts])
+
+    def _keep_parts(self, rows: "Iterable[Sequence[float | None]]") -> None:
+        """最近若干步的（整步, 各部分）的毫秒数；缺了任何一项的不留。"""
+        self.steps.extend(tuple(row) for row in rows  # type: ignore[misc]
+                          if all(value is not None and 0 <= value < math.inf for value in row))
 
     def _apply_start(self, event: dict[str, Any]) -> None:
         config, when = event.get("config"), _number(event, "time")
@@ -173,6 +186,7 @@ class RunState:
             kept = [record for record in records if record["iter"] <= first and first]
             records.clear()
             records.extend(kept)
+        self.steps.clear()
         self._reported_best, self.gap_count = _NAN, _gaps(self._iters["loss"])
         points = self._iters["iter"]
         self.last_iter = first if first else (int(points[-1]) if points else None)
@@ -257,6 +271,11 @@ class RunState:
         values = self._evals[name] if name in ("train_loss", "val_loss") else self._iters[name]
         value = values[-1] if values else _NAN
         return _NAN if not math.isfinite(value) or (name in NEVER_NEGATIVE and value < 0) else value
+
+    def step_parts(self) -> dict[str, float] | None:
+        """最近若干步里 `iter_ms` 与各部分的中位数，毫秒；没有打开 `log_timing` 则 None。"""
+        columns = zip(*self.steps, strict=True)
+        return dict(zip(("iter_ms", *STEP_PARTS), map(median, columns), strict=True)) if self.steps else None
 
     @property
     def iter_count(self) -> int:

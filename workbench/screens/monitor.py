@@ -21,6 +21,7 @@ from workbench.chart import METRICS, X_AXES, View
 from workbench.machine_load import MachineLoad
 from workbench.sample_walk import at_cursor, sample_rows, walked, x_of
 from workbench.screens.base import RunActions
+from workbench.step_time import step_rows
 from workbench.widgets.chart_view import ChartView
 from workbench.widgets.hint_bar import HintBar
 from workbench.widgets.lines import LineView, Piece, line_of
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 SMOOTHINGS = (0.0, 0.01, 0.04, 0.1)
 MACHINE_SECONDS = 5.0
 LOG, EVENTS_TAB, DIFFERENCES, SAMPLES = N_("log"), N_("events"), N_("config differences"), N_("samples")
+STEP_TIME = N_("step time")
 
 
 class MonitorScreen(RunActions):
@@ -67,6 +69,8 @@ class MonitorScreen(RunActions):
         Binding("right_square_bracket,shift+right", "pan(0.25)", N_("pan right"), show=False, id="monitor.pan_right",
                 tooltip=N_("move the zoomed part right")),
         Binding("tab,t", "next_tab", N_("events"), id="monitor.tab", tooltip=N_("log, events, config differences")),
+        Binding("p", "step_time", N_("step time"), show=False, id="monitor.step_time",
+                tooltip=N_("where a step's time goes: data, forward, backward, optimizer, logging")),
         Binding("less_than_sign", "walk(-1)", N_("samples"), show=False, id="monitor.sample_before",
                 tooltip=N_("the sample before, in step with the chart's cursor")),
         Binding("greater_than_sign", "walk(1)", N_("next sample"), show=False, id="monitor.sample_after",
@@ -155,6 +159,8 @@ class MonitorScreen(RunActions):
     def _show_panel(self) -> None:
         if SAMPLES not in self.tabs and len(self.runs) == 1 and self.runs[0].state.samples:
             self.tabs.append(SAMPLES)
+        if STEP_TIME not in self.tabs and any(run.state.steps for run in self.runs):
+            self.tabs.append(STEP_TIME)
         tab = self.tabs[self.tab_index]
         log, rows = self.query_one("#log", ConsoleTail), self.query_one("#rows", TailView)
         log.display, rows.display = tab == LOG, tab != LOG
@@ -172,6 +178,8 @@ class MonitorScreen(RunActions):
         elif tab == SAMPLES:
             run, axis = self.runs[0], self.view.x_axis
             rows.fill(sample_rows(run, at_cursor(run, axis, self.chart.cursor)))
+        elif tab == STEP_TIME:
+            rows.fill(step_rows(self.runs, max(10, self.query_one("#tabs").size.width)))
         else:
             rows.fill(difference_rows(self.runs) if tab == DIFFERENCES else
                       [row for run in self.runs for row in event_rows(run)] or [(_("nothing yet"), "dim")])
@@ -247,9 +255,18 @@ class MonitorScreen(RunActions):
 
     def action_next_tab(self) -> None:
         self.tab_index = (self.tab_index + 1) % len(self.tabs)
-        self.query_one("#rows", TailView).is_following = self.tabs[self.tab_index] not in (DIFFERENCES, SAMPLES)
+        is_growing = self.tabs[self.tab_index] not in (DIFFERENCES, SAMPLES, STEP_TIME)
+        self.query_one("#rows", TailView).is_following = is_growing
         self._show_panel()
         self.call_after_refresh(self._show_panel)
+
+    def action_step_time(self) -> None:
+        """一步的时间花在哪里；已经看着它，就回到日志。"""
+        if STEP_TIME not in self.tabs:
+            self.tabs.append(STEP_TIME)
+        wanted = LOG if self.tabs[self.tab_index] == STEP_TIME else STEP_TIME
+        self.tab_index = self.tabs.index(wanted) - 1
+        self.action_next_tab()
 
     def action_scroll(self, rows: int) -> None:
         self._panel.scroll_rows(rows)
