@@ -151,8 +151,10 @@ class RunState:
 
     def _keep_parts(self, rows: "Iterable[Sequence[float | None]]") -> None:
         """最近若干步的（整步, 各部分）的毫秒数；缺了任何一项的不留。"""
-        self.steps.extend(tuple(row) for row in rows  # type: ignore[misc]
-                          if all(value is not None and 0 <= value < math.inf for value in row))
+        for row in rows:
+            known = tuple(value for value in row if value is not None and 0 <= value < math.inf)
+            if len(known) == len(row):
+                self.steps.append(known)
 
     def _apply_start(self, event: dict[str, Any]) -> None:
         config, when = event.get("config"), _number(event, "time")
