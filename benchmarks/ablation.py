@@ -72,7 +72,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "classic + Muon, rotary": (CLASSIC, {**MUON, "rotary": True}),
     "classic + Muon, rotary, 2 heads": (CLASSIC, {**MUON, "rotary": True, "n_head": 2}),
 }
-BATCHES, FIRST, LENGTHS = 200, 250, (62, 125, 250, 500, 1000, 2000)
+BATCHES, FIRST, LENGTHS = 200, 200, (50, 100, 200, 400, 800, 1600, 3200)
 
 
 def train_once(val_bin: Path, preset: str, changes: dict[str, Any], seed: int, steps: int) -> float:

@@ -18,6 +18,7 @@ from typing import Any
 import gpu_correctness
 from gpu_correctness import Check
 from gpu_speed import measure_batches, measure_modern, measure_sampling, measure_speed, train_xl, warm_compile_cache
+from limits import measure_limits
 from report import machine
 
 DRY = os.environ.get("DRY_RUN") == "cpu"
@@ -70,6 +71,9 @@ def environment(part: Part) -> bool:
     torch = json.loads(found.stdout.splitlines()[-1])
     part.put(torch=torch, compiler=shutil.which("gcc") or shutil.which("cc"))
     print(f"python {platform.python_version()}, {torch}, C compiler: {part.results['compiler']}")
+    if torch["available"] or DRY:
+        part.put(limits=measure_limits("cpu" if DRY else "cuda"))
+        print(f"measured limits: {part.results['limits']}")
     return bool(torch["available"]) or DRY
 
 

@@ -17,7 +17,7 @@ from jobs import DATASET, JOBS, Arena, TrainJob, flags
 from processes import ROOT, run
 from report import median, turns
 from sample import SAMPLE_JOBS, make_checkpoint, measure_rounds
-from train import iterations, measure_steps
+from train import flops_per_token, iterations, measure_steps, start_event
 
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 32, "device": "cpu", "dtype": "float32",
         "compile": False}
@@ -51,19 +51,8 @@ def describe(arena: Arena, job: TrainJob, found: dict[str, Any]) -> dict[str, An
     start = start_event(arena)
     if start is None or start["peak_flops"] is None:
         return {**found, "tokens_per_second": tokens_per_second, "mfu": None}
-    # 6N + 12·L·C·T（PaLM 论文附录 B），N 不计位置嵌入
-    flops = 6 * start["params"] + 12 * keys["n_layer"] * keys["n_embd"] * keys["block_size"]
-    return {**found, "tokens_per_second": tokens_per_second, "mfu": tokens_per_second * flops / start["peak_flops"]}
-
-
-def start_event(arena: Arena) -> dict[str, Any] | None:
-    """我们这一边任何一次运行的 `start` 事件：设备的峰值与参数个数。"""
-    for path in sorted(arena.cwd("ours").glob("out-*/events.jsonl")):
-        first = path.read_text(encoding="utf-8").splitlines()[:1]
-        if first:
-            event: dict[str, Any] = json.loads(first[0])
-            return event
-    return None
+    mfu = tokens_per_second * flops_per_token(start["params"], keys) / start["peak_flops"]
+    return {**found, "tokens_per_second": tokens_per_second, "mfu": mfu}
 
 
 def gpu_memory_used_mib() -> float | None:

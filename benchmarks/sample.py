@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import DATASET, JOBS, Arena, find_char_data, flags, write_wide_meta
+from limits import measure_limits
 from processes import ROOT, environ, run
 from report import add_nanogpt_option, check_nanogpt, machine, median, print_table, turns, write_json
 
@@ -180,6 +181,25 @@ def measure_rounds(arena: Arena, job: SampleJob, rounds: int, tokens: int, has_n
             "same_text": all(same) if same else None}
 
 
+def bytes_per_step(shape: dict[str, int], dtype: str, tokens: int, samples: int, vocab_size: int = 50304) -> float:
+    """每写一步（一批里各一个 token）至少要读的字节：权重一遍，各样本的键与值各一遍，平均到一半长。"""
+    weights = 12 * shape["n_layer"] * shape["n_embd"] ** 2 + vocab_size * shape["n_embd"]
+    cache = 2 * shape["n_layer"] * shape["n_embd"] * (tokens / 2) * samples
+    return (weights + cache) * (4 if dtype == "float32" else 2)
+
+
+def add_limits(result: dict[str, Any], job: SampleJob) -> None:
+    """每一种写法读权重与缓存用掉量到的内存带宽的几成；上下文会满的模型每步重算，不受带宽所限，不算。"""
+    result["limits"] = limits = measure_limits(job.device)
+    if not limits or job.shape is None or result["tokens"] > job.shape["block_size"]:
+        return
+    for variant in job.variants:
+        one = result["variants"][variant.name]
+        steps_per_second = one["tokens_per_second"] / variant.samples
+        read = bytes_per_step(job.shape, variant.dtype, result["tokens"], variant.samples)
+        one["share_of_bandwidth"] = steps_per_second * read / limits["read_bytes_per_second"]
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time sampling against nanoGPT, in turns.")
     add_nanogpt_option(parser)
@@ -201,11 +221,16 @@ def main() -> int:
         origin = make_checkpoint(arena, job)
         print(f"{args.job}: {job.title}; {origin}")
         result = measure_rounds(arena, job, args.rounds, args.tokens or job.tokens)
-    rows = [["nanoGPT, batch 1", f"{result['nanogpt']['tokens_per_second']:.1f}", "1", ""]]
+    add_limits(result, job)
+    rows = [["nanoGPT, batch 1", f"{result['nanogpt']['tokens_per_second']:.1f}", "1", "", ""]]
     rows += [[name, f"{one['tokens_per_second']:.1f}", f"{one['median_ratio']:.2f}",
-              ", ".join(f"{ratio:.2f}" for ratio in one["ratios"])] for name, one in result["variants"].items()]
+              ", ".join(f"{ratio:.2f}" for ratio in one["ratios"]),
+              f"{one['share_of_bandwidth']:.0%}" if "share_of_bandwidth" in one else "-"]
+             for name, one in result["variants"].items()]
     print_table(f"{args.job}, {result['tokens']} tokens, medians of {args.rounds} rounds",
-                ["", "tokens/s", "ours / nanoGPT", "rounds"], rows)
+                ["", "tokens/s", "ours / nanoGPT", "rounds", "of the bandwidth"], rows)
+    if result["limits"]:
+        print(f"read bandwidth measured: {result['limits']['read_bytes_per_second'] / 1e9:.1f} GB/s")
     print(f"same text: {'yes' if result['same_text'] else 'NO' if result['same_text'] is False else 'not comparable'}")
     write_json(args.out, {"benchmark": "sample", "job": args.job, "title": job.title, "checkpoint": origin,
                           "argv": sys.argv, "machine": machine(), **result})

@@ -7,6 +7,7 @@
 """
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import DATASET, JOBS, Arena, TrainJob, find_char_data, flags
+from limits import measure_limits
 from processes import Finished, cpu_seconds, run
 from report import add_nanogpt_option, check_nanogpt, machine, median, print_table, turns, write_json
 
@@ -82,6 +84,34 @@ def _fresh_out_dir(arena: Arena, side: str) -> str:
     return name
 
 
+def start_event(arena: Arena) -> dict[str, Any] | None:
+    """我们这一边任何一次运行的 `start` 事件：设备的峰值与参数个数。"""
+    for path in sorted(arena.cwd("ours").glob("out-*/events.jsonl")):
+        first = path.read_text(encoding="utf-8").splitlines()[:1]
+        if first:
+            event: dict[str, Any] = json.loads(first[0])
+            return event
+    return None
+
+
+def flops_per_token(params: int, keys: dict[str, Any]) -> int:
+    """6N + 12·L·C·T（PaLM 论文附录 B），N 不计位置嵌入；两边用同一个公式。"""
+    return int(6 * params + 12 * keys["n_layer"] * keys["n_embd"] * keys["block_size"])
+
+
+def add_limits(result: dict[str, Any], arena: Arena, job: TrainJob) -> None:
+    """两边每步的浮点运算各达到量到的矩阵乘法峰值的几成。"""
+    limits, start = measure_limits(str(job.keys["device"])), start_event(arena)
+    result["limits"] = limits
+    if not limits or start is None or result["measured"] != "step_ms" or not result["ratios"]:
+        return
+    keys = job.keys
+    flops = flops_per_token(start["params"], keys) * keys["batch_size"] * keys["block_size"]
+    for side in ("ours", "nanogpt"):
+        # nanoGPT 在 CPU 上总是 float32；我们的也按 float32 的峰值算，才可比
+        result[side]["share_of_peak"] = flops / (result[side]["step_ms"] / 1e3) / limits["float32_flops"]
+
+
 def summary(rounds: list[dict[str, Any]], key: str) -> dict[str, Any]:
     """各轮的比值与它们的中位数；`key` 是要比的量，越小越好。失败的轮不算。"""
     both = [r for r in rounds if all(key in r[side] for side in ("ours", "nanogpt"))]
@@ -131,7 +161,8 @@ def main() -> int:
                 shown = f"{found[side][key]:.2f}" if key in found[side] else f"failed\n{found[side]['error']}"
                 print(f"round {i} {side}: {key} {shown}", flush=True)
             rounds.append(found)
-    result = summary(rounds, key)
+        result = summary(rounds, key)
+        add_limits(result, arena, job)
     print_result(args, result)
     write_json(args.out, {"benchmark": "train", "job": args.job, "title": job.title, "data": data, "steps": steps,
                           "whole": args.whole, "ours_flags": args.ours, "both_flags": args.both,
@@ -146,11 +177,17 @@ def print_result(args: argparse.Namespace, result: dict[str, Any]) -> None:
         return
     key = result["measured"]
     unit = "wall s" if args.whole else "ms per step"
-    rows = [[side, f"{result[side][key]:.2f}", f"{result[side]['peak_rss_mib']:.0f}"] for side in ("ours", "nanogpt")]
+    rows = [[side, f"{result[side][key]:.2f}", f"{result[side]['peak_rss_mib']:.0f}",
+             f"{result[side]['share_of_peak']:.0%}" if "share_of_peak" in result[side] else "-"]
+            for side in ("ours", "nanogpt")]
     memory = result["ours"]["peak_rss_mib"] / result["nanogpt"]["peak_rss_mib"]
     spread = ", ".join(f"{ratio:.3f}" for ratio in result["ratios"])
-    print_table(f"{args.job}, medians of {len(result['ratios'])} rounds", ["", unit, "peak RSS MiB"], rows)
+    print_table(f"{args.job}, medians of {len(result['ratios'])} rounds",
+                ["", unit, "peak RSS MiB", "of the matmul peak"], rows)
     print(f"speed, ours / nanoGPT: {result['median_ratio']:.3f} (rounds: {spread}); memory: {memory:.2f}")
+    if result["limits"]:
+        print(f"matmul peak measured: {result['limits']['float32_flops'] / 1e9:,.0f} GFLOP/s in float32, "
+              f"{result['limits']['bfloat16_flops'] / 1e9:,.0f} in bfloat16")
     if result.get("median_cpu_ratio") is not None:
         print(f"CPU time per step, nanoGPT / ours: {result['median_cpu_ratio']:.3f} (comparable with one thread only)")
 

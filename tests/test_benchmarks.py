@@ -162,6 +162,46 @@ def test_train_against_nanogpt(tmp_path: Path) -> None:
     # 同一种子，同样的数学：第一步的损失相同
     assert one["ours"]["first_loss"] == pytest.approx(one["nanogpt"]["first_loss"], abs=1e-3)
     assert {path: path.stat().st_mtime_ns for path in checkout.rglob("*")} == before
+    # 离上限还有多远；总表认得这份 JSON
+    assert all(0 < results[side]["share_of_peak"] < 2 for side in ("ours", "nanogpt"))
+    out.rename(tmp_path / "j1.json")
+    text = whole_table(tmp_path)
+    assert f"| {results['median_ratio']:.3f} | 1.00 |" in text and "of the measured fp32 matmul peak" in text
+
+
+def whole_table(folder: Path) -> str:
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "all.py"), "--table", "--out", str(folder)],
+                          capture_output=True, text=True, env=ENVIRON)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return (folder / "table.md").read_text(encoding="utf-8")
+
+
+def test_the_whole_table_says_what_was_not_measured(tmp_path: Path) -> None:
+    from all import STEPS
+
+    rows = [line for line in whole_table(tmp_path).splitlines() if line.startswith("| ")]
+    assert len(rows) == len(STEPS) and all("not measured" in row for row in rows[1:])
+
+
+def test_limits_of_this_machine() -> None:
+    """真的去量：乘法与读内存都有数，且在任何机器都说得通的范围里。约 5 s。"""
+    from limits import measure_limits
+
+    found = measure_limits()
+    assert found["threads"] >= 1
+    assert all(1e8 < found[name] < 1e16 for name in ("float32_flops", "bfloat16_flops", "read_bytes_per_second"))
+
+
+@pytest.mark.parametrize(("dtype", "samples", "mib"), [("float32", 1, 473.3), ("bfloat16", 1, 236.7)])
+def test_bytes_read_for_a_token(dtype: str, samples: int, mib: float) -> None:
+    """124M：12·12·768² 与 50304·768 个权重，加上平均到一半的键与值。"""
+    from sample import SAMPLE_JOBS, bytes_per_step
+
+    shape = SAMPLE_JOBS["J3"].shape
+    assert shape is not None
+    assert bytes_per_step(shape, dtype, 100, samples) / 2**20 == pytest.approx(mib, abs=3)
+    assert bytes_per_step(shape, dtype, 100, 9) - bytes_per_step(shape, dtype, 100, 1) == pytest.approx(
+        8 * 12 * 2 * 768 * 50 * (4 if dtype == "float32" else 2))
 
 
 def test_app_benchmark_measures_everything(tmp_path: Path) -> None:

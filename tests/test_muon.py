@@ -21,7 +21,7 @@ def reference_orthogonalize(matrix: np.ndarray) -> np.ndarray:
     return u @ np.diag(s) @ vt
 
 
-@pytest.mark.parametrize("shape", [(3, 12, 12), (2, 8, 24), (1, 24, 8)])
+@pytest.mark.parametrize("shape", [(3, 12, 12), (2, 8, 12), (2, 8, 24), (1, 24, 8), (1, 8, 16)])
 def test_orthogonalize_acts_on_the_singular_values(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     matrices = torch.randn(shape, dtype=torch.float64)
@@ -30,8 +30,18 @@ def test_orthogonalize_acts_on_the_singular_values(shape: tuple[int, int, int]) 
         np.testing.assert_allclose(one.numpy(), reference_orthogonalize(before.numpy()), atol=1e-6)
         values = torch.linalg.svdvals(one)
         assert values.min() > 0.6 and values.max() < 1.3
-    # 半精度的迭代只差舍入
+    # 单精度与半精度的迭代只差舍入
+    assert (orthogonalize(matrices.float()) - found).abs().max() < 1e-4
     assert (orthogonalize(matrices.float(), torch.bfloat16) - found).abs().max() < 0.1
+
+
+def test_nearly_singular_matrices_stay_bounded() -> None:
+    """秩不足的矩阵：零的方向不该被舍入放大成更新，大的方向照样到 1 左右；长方的与方的都是。"""
+    torch.manual_seed(7)
+    for rows, columns in ((32, 128), (32, 32)):
+        matrix = torch.randn(1, rows, 4) @ torch.randn(1, 4, columns)
+        values = torch.linalg.svdvals(orthogonalize(matrix)[0].double())
+        assert values[:4].min() > 0.6 and values.max() < 1.3 and values[4:].max() < 0.05
 
 
 def test_steps_equal_a_reference() -> None:
