@@ -161,7 +161,11 @@ def check(arguments: list[str]) -> int:
     parser.add_argument("--lang", choices=LANGUAGES, help=_("language of messages; also NANOGPT_LANG"))
     parser.add_argument("--debug", action="store_true", help=_("show the traceback of an error"))
     options = parser.parse_args(arguments)
-    findings = examine(open_dataset(options.name), options.block_size)
+    try:
+        findings = examine(open_dataset(options.name), options.block_size)
+    except UserError as error:
+        Report(options.json).error(error)
+        raise
     print(json.dumps(findings, ensure_ascii=True)) if options.json else print_findings(findings)
     return 2 if any(finding["level"] == "error" for finding in findings["findings"]) else 0
 

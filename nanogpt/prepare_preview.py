@@ -48,12 +48,20 @@ def preview(recipe: Recipe) -> dict[str, Any]:
         "tokens": [{"id": i, "text": visible(_token_text(tokenizer, i), keep="")}
                    for i in tokenizer.encode_ordinary(first)[:SHOWN_TOKENS]],
         "tokenizer": recipe.tokenizer, "vocab_size": tokenizer.vocab_size, "chars_per_token": chars_per_token,
+        "estimated_documents": _documents(recipe, sources, texts, chars / max(1, len(sample))),
         "estimated_chars": chars, "estimated_tokens": int(chars / chars_per_token),
         "estimated_val_tokens": int(chars / chars_per_token * recipe.val_fraction),
         "disk_bytes": int(chars / chars_per_token) * 4,
         "split": "position" if _is_single(recipe, sources) else "document",
         "is_estimate": len(sources) > SAMPLE_FILES or total_bytes > len(sample.encode("utf-8")),
     }
+
+
+def _documents(recipe: Recipe, sources: list[SourceFile], texts: list[str], growth: float) -> int:
+    """大约多少篇：文本不分开时一个文件一篇，其余由开头的篇数按长度推算。"""
+    if not recipe.separator and all(source.format == "text" for source in sources):
+        return len(sources)
+    return max(1, round(len(texts) * max(1.0, growth)))
 
 
 def _is_single(recipe: Recipe, sources: list[SourceFile]) -> bool:

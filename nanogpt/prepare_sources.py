@@ -17,7 +17,7 @@ from nanogpt.i18n import _
 from nanogpt.text import visible
 
 FORMATS = ("text", "jsonl", "csv", "parquet", "arrow")
-_SUFFIXES = {".txt": "text", ".text": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+SUFFIXES = {".txt": "text", ".text": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
              ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 SAMPLE_BYTES = 1 << 18
 _BOMS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8"),
@@ -108,7 +108,7 @@ def _folder_files(folder: Path, fmt: str | None) -> list[str]:
             if name.startswith(".") or not os.path.isfile(os.path.join(root, name)):
                 continue
             path = str(Path(root, name).resolve())
-            known = _SUFFIXES.get(_suffix(Path(name)))
+            known = SUFFIXES.get(suffix_of(Path(name)))
             by_format.setdefault(known, []).append(path) if known else others.append(path)
     if fmt is not None:
         # 明说了格式而没有那种后缀的，就信他：全部都是
@@ -119,7 +119,7 @@ def _folder_files(folder: Path, fmt: str | None) -> list[str]:
                        _("choose one with --format, or give a glob such as '{path}/*.txt'").format(path=folder))
     if not by_format:
         raise BadInput("bad_text", _("{path} holds no file of a known kind").format(path=folder), "",
-                       _("known are {suffixes}; --format text takes every file").format(suffixes=", ".join(_SUFFIXES)))
+                       _("known are {suffixes}; --format text takes every file").format(suffixes=", ".join(SUFFIXES)))
     return next(iter(by_format.values()))
 
 
@@ -137,14 +137,14 @@ def _saved_dataset(folder: Path) -> list[str]:
                        _("save it again with save_to_disk()")) from error
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
     name = path.name.lower()
     return Path(name.removesuffix(".gz")).suffix
 
 
 def _open_source(path: Path, fmt: str | None, encoding: str | None) -> SourceFile:
     """看文件的开头，定下格式与编码。没有认得的后缀又没有明说的，当作文本。"""
-    fmt = fmt or _SUFFIXES.get(_suffix(path), "text")
+    fmt = fmt or SUFFIXES.get(suffix_of(path), "text")
     try:
         status = path.stat()
         with open(path, "rb") as file:

@@ -16,12 +16,14 @@ from workbench.keymap import own_bindings  # noqa: E402
 from workbench.screens.ask import AskScreen  # noqa: E402
 from workbench.screens.compare import CompareScreen  # noqa: E402
 from workbench.screens.confirm import ConfirmScreen  # noqa: E402
+from workbench.screens.doctor import DoctorScreen  # noqa: E402
 from workbench.screens.help import HelpScreen  # noqa: E402
 from workbench.screens.inspect import InspectScreen  # noqa: E402
 from workbench.screens.launch import LaunchScreen  # noqa: E402
 from workbench.screens.monitor import MonitorScreen  # noqa: E402
 from workbench.screens.nodes import NodesScreen  # noqa: E402
 from workbench.screens.note import NoteScreen  # noqa: E402
+from workbench.screens.own_text import OwnTextScreen  # noqa: E402
 from workbench.screens.perplexity import PerplexityScreen  # noqa: E402
 from workbench.screens.picker import PickerScreen  # noqa: E402
 from workbench.screens.preparing import PreparingScreen  # noqa: E402
@@ -29,10 +31,12 @@ from workbench.screens.runs import RunsScreen  # noqa: E402
 from workbench.screens.sample import SampleScreen  # noqa: E402
 from workbench.screens.save_preset import SavePresetScreen  # noqa: E402
 from workbench.screens.template import TemplateScreen  # noqa: E402
+from workbench.widgets.field_form import Choice  # noqa: E402
 from workbench.widgets.hint_bar import key_name  # noqa: E402
 from workbench.widgets.key_list import KeyList  # noqa: E402
 from workbench.widgets.launch_panes import DatasetPane, MachinePane  # noqa: E402
 from workbench.widgets.option_form import OptionForm  # noqa: E402
+from workbench.widgets.path_input import PathInput  # noqa: E402
 from workbench.widgets.playground_panes import ControlPane, TranscriptPane  # noqa: E402
 from workbench.widgets.prompt_editor import PromptEditor  # noqa: E402
 
@@ -53,6 +57,12 @@ SECTIONS: tuple[tuple[str, str, type, str, str], ...] = (
      "config key it opens the editor, or turns true into false.",
      "方向键、Page Up、Page Down、Home、End 也行。回车选中预设、数据集或设备；在配置键上则打开编辑，或把真换成假。"),
     ("Launch: 2 Data", "启动：2 数据", DatasetPane, "", ""),
+    ("Data: your own text", "数据：自己的文本", OwnTextScreen,
+     "In a field letters are text; the arrows move between the fields.",
+     "在框里，字母就是文字；在各项之间移动用方向键。"),
+    ("Data: the path", "数据：路径", PathInput, "", ""),
+    ("Data: a choice", "数据：选一个", Choice, "", ""),
+    ("Data: the check", "数据：检查", DoctorScreen, "", ""),
     ("Launch: 3 Machine", "启动：3 机器", MachinePane, "Its second half takes the keys of the form below.",
      "下半部分用的是下面表单的键。"),
     ("Launch: 4 All keys", "启动：4 全部键", OptionForm, "", ""),
@@ -75,7 +85,7 @@ SECTIONS: tuple[tuple[str, str, type, str, str], ...] = (
     ("A name to type", "问一行字", AskScreen, "Enter answers.", "回车就是回答。"),
     ("A note", "备注", NoteScreen, "Enter saves; an empty note is removed.", "回车保存；空的就删掉。"),
     ("A question", "询问", ConfirmScreen, "", ""),
-    ("Preparing for the quick start", "为快速开始准备数据", PreparingScreen, "", ""),
+    ("Preparing a dataset", "准备数据集", PreparingScreen, "", ""),
     ("Help", "帮助", HelpScreen, "", ""),
 )
 OWN_KEYS = """

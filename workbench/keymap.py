@@ -36,12 +36,14 @@ def contexts() -> list[tuple[type, ...]]:
     from workbench.screens.ask import AskScreen
     from workbench.screens.compare import CompareScreen
     from workbench.screens.confirm import ConfirmScreen
+    from workbench.screens.doctor import DoctorScreen
     from workbench.screens.help import HelpScreen
     from workbench.screens.inspect import InspectScreen
     from workbench.screens.launch import LaunchScreen
     from workbench.screens.monitor import MonitorScreen
     from workbench.screens.nodes import NodesScreen
     from workbench.screens.note import NoteScreen
+    from workbench.screens.own_text import OwnTextScreen
     from workbench.screens.perplexity import PerplexityScreen
     from workbench.screens.picker import PickerScreen
     from workbench.screens.preparing import PreparingScreen
@@ -49,9 +51,11 @@ def contexts() -> list[tuple[type, ...]]:
     from workbench.screens.sample import SampleScreen
     from workbench.screens.save_preset import SavePresetScreen
     from workbench.screens.template import TemplateScreen
+    from workbench.widgets.field_form import Choice
     from workbench.widgets.key_list import KeyList
     from workbench.widgets.launch_panes import DatasetPane, MachinePane
     from workbench.widgets.option_form import OptionForm
+    from workbench.widgets.path_input import PathInput
     from workbench.widgets.playground_panes import ControlPane, TranscriptPane
     from workbench.widgets.prompt_editor import PromptEditor
 
@@ -62,7 +66,8 @@ def contexts() -> list[tuple[type, ...]]:
             (WorkbenchApp, SampleScreen, ControlPane, KeyList), (WorkbenchApp, SampleScreen, TranscriptPane),
             (WorkbenchApp, SampleScreen, PromptEditor), (WorkbenchApp, CompareScreen), (WorkbenchApp, InspectScreen),
             (WorkbenchApp, LaunchScreen, KeyList, DatasetPane, MachinePane, OptionForm),
-            *[(modal,) for modal in modals]]
+            (WorkbenchApp, OwnTextScreen, PathInput), (WorkbenchApp, OwnTextScreen, Choice),
+            (WorkbenchApp, DoctorScreen), *[(modal,) for modal in modals]]
 
 
 def own_bindings(owner: type) -> Iterator[Binding]:

@@ -103,9 +103,11 @@ def sample_command(out_dir: Path, start: str, num_samples: int = 2, max_new_toke
                   f"--max_new_tokens={max_new_tokens}", f"--start={start}")
 
 
-def prepare_command(name: str) -> list[str]:
-    """准备数据集 `name`：工作区自己的脚本，没有则用随包携带的。"""
+def prepare_command(name: str, *arguments: str) -> list[str]:
+    """准备数据集 `name`：工作区自己的脚本，没有则用随包携带的；有 `arguments` 的由自己的文本做。"""
     script = Path("data", name, "prepare.py")
+    if arguments:
+        return python("-m", "nanogpt.prepare", name, *arguments)
     return python(str(script)) if script.is_file() else python("-m", "nanogpt.prepare", name)
 
 

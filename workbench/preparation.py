@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from nanogpt.atomic import write_atomic
@@ -26,10 +27,13 @@ TAIL_BYTES = 16384
 
 
 class Preparation:
-    """名为 `name` 的数据集的一次准备；进程可以是上一个应用开始的。`was_running`：上次看时还在跑。"""
+    """名为 `name` 的数据集的一次准备；进程可以是上一个应用开始的。`was_running`：上次看时还在跑。
 
-    def __init__(self, name: str, workspace: Path):
-        self.name = check_dataset_name(name)
+    `arguments`：由自己的文本做时，`nanogpt.prepare` 在名字之后的参数。
+    """
+
+    def __init__(self, name: str, workspace: Path, arguments: Sequence[str] = ()):
+        self.name, self.arguments = check_dataset_name(name), tuple(arguments)
         stem = "prepare-" + name.replace("/", "-")
         self.log = workspace / ".nanogpt" / f"{stem}.log"
         self._owner = self.log.with_suffix(".json")
@@ -41,7 +45,7 @@ class Preparation:
         if self.is_running():
             raise BadInput("already_preparing", _("{name} is being prepared already").format(name=self.name),
                            str(self.log), _("wait for it, or cancel it"))
-        command = prepare_command(self.name)
+        command = prepare_command(self.name, *self.arguments)
         try:
             self.log.parent.mkdir(mode=0o700, exist_ok=True)
             fd = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -50,7 +54,8 @@ class Preparation:
                            _("free some space, or make the folder writable")) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(fd, f"$ {command_line(command)}\n".encode())
+            # 路径里可以有不是 UTF-8 的字节
+            os.write(fd, f"$ {command_line(command)}\n".encode("utf-8", "surrogateescape"))
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=fd, stderr=fd,
                                             start_new_session=True,
                                             env={**os.environ, "NANOGPT_LANG": language(), "PYTHONUNBUFFERED": "1"})

@@ -23,8 +23,11 @@ from workbench.draft import Draft, first_draft
 from workbench.keymap import own_bindings
 from workbench.machine import Device, list_devices
 from workbench.messages import LanguageChanged
+from workbench.own_text import OwnText
 from workbench.preparation import Preparation
+from workbench.screens.doctor import DoctorScreen
 from workbench.screens.nodes import NodesScreen
+from workbench.screens.own_text import OwnTextScreen
 from workbench.screens.save_preset import SavePresetScreen
 from workbench.watched_run import WatchedRun
 from workbench.widgets.figures import figures_text
@@ -36,6 +39,7 @@ from workbench.widgets.launch_panes import (
     MachinePane,
     PresetPane,
     Refused,
+    Wanted,
     read_only_error,
 )
 from workbench.widgets.option_form import OptionForm
@@ -51,6 +55,9 @@ ABOUT_TABS = {"preset": N_("choose a preset"), "dataset": N_("choose and prepare
 class LaunchScreen(Screen[None]):
     """`preset` 是一开始选中的预设；`clone_of` 则照着那个运行填好。"""
 
+    HINTS = ("launch.start", "dataset.own_text", "dataset.prepare", "dataset.check", "dataset.cancel", "machine.next",
+             "form.search", "form.reset", "form.reset_all", "launch.save", "launch.copy", "launch.nodes", "launch.close",
+             "app.quit")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r,f5", "launch", N_("Start"), id="launch.start", priority=True,
                 tooltip=N_("check everything and start training")),
@@ -72,6 +79,7 @@ class LaunchScreen(Screen[None]):
         self._tab = TABS[3] if clone_of is not None else TABS[0]
         self._devices: list[Device] = []
         self._preparations: dict[str, Preparation] = {}
+        self._own_text = OwnText()
         self._error: BadInput | None = None
         self._note = ""
         self.draft: Draft | None = None
@@ -199,6 +207,26 @@ class LaunchScreen(Screen[None]):
         event.stop()
         self._error = event.error
         self.show_plan()
+
+    @on(Wanted)
+    def open_wanted(self, event: Wanted) -> None:
+        event.stop()
+        assert self.draft is not None
+        if event.what == "own_text":
+            self.app.push_screen(OwnTextScreen(self._own_text), self._take_own)
+        else:
+            self.app.push_screen(DoctorScreen(event.name, self.draft.config().block_size))
+
+    def _take_own(self, name: str | None) -> None:
+        """刚做好的数据集就是要训练的。"""
+        assert self.draft is not None
+        if name is not None:
+            self.draft.forget_datasets()
+            self.draft.train.set("dataset", name)
+            self._changed()
+            self.query_one(DatasetPane).show_new(name)
+            self._note = _("{name} is ready: ctrl+r trains on it").format(name=name)
+            self.show_plan()
 
     @on(OptionForm.Changed)
     def take_change(self, event: OptionForm.Changed) -> None:

@@ -1,7 +1,8 @@
-"""快速上手之前准备数据：看得见进度，可以取消；准备是独立的进程，离开应用它也会做完。"""
+"""准备数据，快速上手之前的或自己的文本：看得见进度，可以取消；准备是独立的进程，离开应用它也会做完。"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,9 +40,9 @@ class PreparingScreen(ModalScreen[bool]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "cancel", N_("cancel"), id="preparing.cancel",
                         tooltip=N_("stop preparing; nothing half-written is left"))]
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, arguments: Sequence[str] = ()):
         super().__init__()
-        self.dataset_name = name
+        self.dataset_name, self.arguments = name, tuple(arguments)
         self.preparation: Preparation | None = None
         self.problem = ""
 
@@ -51,7 +52,8 @@ class PreparingScreen(ModalScreen[bool]):
 
     def on_mount(self) -> None:
         try:
-            self.preparation = Preparation(self.dataset_name, self.app.workspace)  # type: ignore[attr-defined]
+            self.preparation = Preparation(self.dataset_name, self.app.workspace,  # type: ignore[attr-defined]
+                                           self.arguments)
             if not self.preparation.is_running():
                 self.preparation.start()
         except BadInput as error:
@@ -62,7 +64,8 @@ class PreparingScreen(ModalScreen[bool]):
     def look(self) -> None:
         found = self.preparation
         if found is not None and not self.problem and not found.is_running():
-            if is_ready(self.dataset_name, self.app.workspace):  # type: ignore[attr-defined]
+            # 换掉已有的数据集没有成：旧的还在，不算好了
+            if found.exit_code in (0, None) and is_ready(self.dataset_name, self.app.workspace):  # type: ignore[attr-defined]
                 self.dismiss(True)
                 return
             self.problem = _("Preparing ended with exit code {code}; esc closes.").format(code=found.exit_code)
@@ -71,7 +74,8 @@ class PreparingScreen(ModalScreen[bool]):
     @on(LanguageChanged)
     def renew(self) -> None:
         width = max(20, min(62, int(self.app.size.width * 0.9) - 6))
-        head = _("Preparing the dataset {name}, once").format(name=visible(self.dataset_name, keep=""))
+        head = _("Preparing the dataset {name}") if self.arguments else _("Preparing the dataset {name}, once")
+        head = head.format(name=visible(self.dataset_name, keep=""))
         lines = [line_of((text, "bold")) for text in wrap(head, width)]
         tail = self.preparation.tail(6) if self.preparation is not None else []
         lines += [line_of((text, "dim")) for line in tail for text in wrap(line, width)[:2]]

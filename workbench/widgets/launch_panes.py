@@ -38,6 +38,14 @@ class Chosen(Message):
         self.what, self.name = what, name
 
 
+class Wanted(Message):
+    """要打开另一屏：`own_text`，或检查名为 `name` 的数据集的 `doctor`。"""
+
+    def __init__(self, what: str, name: str = ""):
+        super().__init__()
+        self.what, self.name = what, name
+
+
 class Refused(Message):
     """做不到，`error` 说明为什么。"""
 
@@ -98,6 +106,10 @@ class DatasetPane(Vertical):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "prepare", N_("Prepare"), id="dataset.prepare", tooltip=N_("run this dataset's prepare.py")),
+        Binding("a", "own_text", N_("Own text"), id="dataset.own_text",
+                tooltip=N_("make a dataset from text of your own, with a preview")),
+        Binding("c", "check", N_("Check"), id="dataset.check",
+                tooltip=N_("what is wrong with this dataset, and how to mend it")),
         Binding("x", "cancel", N_("Cancel"), id="dataset.cancel", tooltip=N_("stop preparing; twice: kill it")),
     ]
 
@@ -208,6 +220,19 @@ class DatasetPane(Vertical):
         except BadInput as error:
             self.post_message(Refused(error))
         self.follow_log()
+
+    def action_own_text(self) -> None:
+        self.post_message(Refused(read_only_error()) if self.is_read_only else Wanted("own_text"))
+
+    def action_check(self) -> None:
+        if name := self.current:
+            self.post_message(Refused(read_only_error()) if self.is_read_only else Wanted("doctor", name))
+
+    def show_new(self, name: str) -> None:
+        """刚做好的：列出来，光标在它上面。"""
+        self.refresh_rows()
+        keys = self.query_one(KeyList)
+        keys.highlighted = list(self._rows).index(name) if name in self._rows else keys.highlighted
 
     def action_cancel(self) -> None:
         found = self._preparation()
