@@ -20,7 +20,7 @@ from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Token
 
 # 看每个来源开头的这么多字符：够猜比例，几百毫秒就好。
 SAMPLE_CHARS = 200_000
-SAMPLE_FILES = 50
+SAMPLE_FILES, UNIT_BYTES = 50, 1 << 20
 SHOWN_CHARS, SHOWN_TOKENS = 600, 120
 
 
@@ -31,13 +31,14 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     """
     sources = resolve_inputs(recipe)
     check_fits(recipe, sources)
-    texts = _first_texts(recipe, sources)
+    texts, is_all = _first_texts(recipe, sources)
     sample = "".join(texts)
     tokenizer = _tokenizer(recipe, texts)
     ids = tokenizer.encode_ordinary(sample)
     chars_per_token = len(sample) / max(1, len(ids))
     total_bytes = sum(_text_bytes(source) for source in sources)
-    chars = int(total_bytes * len(sample) / max(1, len(sample.encode("utf-8"))))
+    # JSON 与 CSV 的键与引号也算在字节里：没有读完的会估得偏多
+    chars = len(sample) if is_all else int(total_bytes * len(sample) / max(1, len(sample.encode("utf-8"))))
     first = texts[0][:SHOWN_CHARS]
     return {
         "files": len(sources), "bytes": sum(source.bytes for source in sources),
@@ -53,7 +54,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
         "estimated_val_tokens": int(chars / chars_per_token * recipe.val_fraction),
         "disk_bytes": int(chars / chars_per_token) * 4,
         "split": "position" if _is_single(recipe, sources) else "document",
-        "is_estimate": len(sources) > SAMPLE_FILES or total_bytes > len(sample.encode("utf-8")),
+        "is_estimate": not is_all,
     }
 
 
@@ -72,9 +73,13 @@ def _text_bytes(source: SourceFile) -> int:
     return source.bytes * (PARQUET_RATIO if source.format == "parquet" else 1)
 
 
-def _first_texts(recipe: Recipe, sources: list[SourceFile]) -> list[str]:
-    """各来源开头的文档，合计至多 `SAMPLE_CHARS` 个字符。"""
+def _first_texts(recipe: Recipe, sources: list[SourceFile]) -> tuple[list[str], bool]:
+    """（各来源开头的文档，合计至多 `SAMPLE_CHARS` 个字符；是不是全部都在里面了）。"""
     texts: list[str] = []
+    # 只读开头的一个单元
+    is_all = len(sources) <= SAMPLE_FILES and all(
+        source.bytes <= UNIT_BYTES and source.format in ("text", "jsonl") and not needs_conversion(source)
+        for source in sources)
     share = max(2000, SAMPLE_CHARS // min(len(sources), SAMPLE_FILES))
     with tempfile.TemporaryDirectory(prefix="nanogpt-preview-") as folder:
         for number, source in enumerate(sources[:SAMPLE_FILES]):
@@ -83,10 +88,12 @@ def _first_texts(recipe: Recipe, sources: list[SourceFile]) -> list[str]:
                 texts.append(text[:left])
                 left -= len(texts[-1])
                 if left <= 0:
+                    is_all = False
                     break
             if sum(map(len, texts)) >= SAMPLE_CHARS:
+                is_all = False
                 break
-    return [text for text in texts if text.strip()] or [" "]
+    return [text for text in texts if text.strip()] or [" "], is_all
 
 
 def _texts_of(recipe: Recipe, source: SourceFile, number: int, folder: Path) -> Any:
@@ -100,7 +107,7 @@ def _texts_of(recipe: Recipe, source: SourceFile, number: int, folder: Path) -> 
         source = replace(source, path=str(path), format=fmt, encoding="utf-8", bytes=path.stat().st_size, bom_bytes=0,
                          is_gzip=False)
     # 只读开头的一个单元；文本的末尾切在安全的地方
-    units = plan_units([source], 1 << 20)[:1] if source.format in ("text", "jsonl") else [[Span(0, 0, 1)]]
+    units = plan_units([source], UNIT_BYTES)[:1] if source.format in ("text", "jsonl") else [[Span(0, 0, 1)]]
     for spans in units:
         for segment in read_unit(spans, [source], recipe.text_column, recipe.separator):
             yield segment.text

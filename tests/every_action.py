@@ -49,12 +49,16 @@ async def walk(app: Any, pilot: Any) -> None:
     here = app.screen
     name = type(here).__name__
     while True:
-        todo = [(binding, node) for binding, _keys, is_enabled, node in bindings_of(here)
-                if is_enabled and (name, binding.id) not in done and binding.id not in NEVER]
+        # 藏在别的页上的也做：先翻过去
+        found = [(binding, node, "") for binding, _keys, is_enabled, node in bindings_of(here) if is_enabled]
+        found += getattr(here, "hidden_bindings", list)()
+        todo = [item for item in found if (name, item[0].id) not in done and item[0].id not in NEVER]
         if not todo:
             return
-        binding, node = min(todo, key=lambda item: order(item[0]))
+        binding, node, page = min(todo, key=lambda item: order(item[0]))
         done.add((name, str(binding.id)))
+        if page:
+            await app.run_action(f"show_tab('{page}')", here)
         await app.run_action(binding.action, node)
         screens.add(type(app.screen).__name__)
         await pilot.pause(0.1)

@@ -15,9 +15,12 @@ from pilot import drive, see, until, write_run
 from textual.actions import SkipAction, parse
 
 from nanogpt.i18n import use_language
+from workbench.own_text import OwnText
+from workbench.screens.doctor import DoctorScreen
 from workbench.screens.launch import LaunchScreen
 from workbench.screens.monitor import MonitorScreen
 from workbench.screens.note import NoteScreen
+from workbench.screens.own_text import OwnTextScreen
 from workbench.screens.runs import RunsScreen
 from workbench.screens.sample import SampleScreen
 from workbench.screens.save_preset import SavePresetScreen
@@ -92,10 +95,18 @@ async def back_to(app: Any, pilot: Any, screen: type) -> None:
         await pilot.pause(0.2)
 
 
+def own_text() -> OwnText:
+    """填好了的，回车就能做。"""
+    own = OwnText()
+    own.values["input"] = "presets/own.toml"
+    return own
+
+
 OPENERS: dict[type, Any] = {
     RunsScreen: lambda _app: None, MonitorScreen: lambda app: MonitorScreen(app.screen_stack[1].chosen_runs()),
     SampleScreen: lambda app: SampleScreen(app.screen_stack[1].chosen_runs()[0]),
     LaunchScreen: lambda _app: LaunchScreen("own"),
+    OwnTextScreen: lambda _app: OwnTextScreen(own_text()), DoctorScreen: lambda _app: DoctorScreen("tiny"),
     NoteScreen: lambda app: NoteScreen(app.screen_stack[1].chosen_runs()[0])}
 
 

@@ -60,10 +60,10 @@ class OwnText:
 
     def inputs(self) -> list[str]:
         """各个路径，`~` 已展开；引号没有闭合时抛出 `BadInput`。"""
-        text = self.values["input"].strip()
-        whole = os.path.expanduser(text)
+        text = self.values["input"]
+        whole = os.path.expanduser(text.strip())
         # 粘贴来的一个路径可以带空格而不加引号
-        words = [whole] if text and os.path.exists(whole) else [os.path.expanduser(word) for word in split_words(text)]
+        words = [whole] if whole and os.path.exists(whole) else [os.path.expanduser(word) for word in split_words(text)]
         # 减号开头的会被当成选项
         return [f"./{word}" if word.startswith("-") else word for word in words]
 
@@ -103,7 +103,7 @@ class OwnText:
             return ""
         path = Path(first.removeprefix(HUB).replace(":", "-"))
         # 通配的名字取它的目录
-        while re.search(r"[*?\[]", path.name):
+        while re.search(r"[*?\[]", path.name) and not path.exists():
             path = path.parent
         stem = (path.resolve() if path.name in ("", "..") else path).name
         stem = Path(stem.removesuffix(".gz")).stem if suffix_of(path) and not path.is_dir() else stem

@@ -23,7 +23,7 @@ def last_word(text: str) -> tuple[int, str]:
             quote = "" if char == quote else quote
         elif char in "'\"":
             quote = char
-        elif char.isspace():
+        elif char in " \t\r\n":
             start = place + 1
     word = text[start:]
     try:

@@ -24,6 +24,7 @@ from workbench.prepare_query import MODULE, query
 from workbench.terminal import wrap
 from workbench.widgets.doctor_report import report_lines
 from workbench.widgets.hint_bar import HintBar
+from workbench.widgets.launch_panes import read_only_error
 from workbench.widgets.lines import LineView, line_of
 
 LOOK_SECONDS = 0.5
@@ -123,7 +124,10 @@ class DoctorScreen(Screen[None]):
     def action_again(self) -> None:
         self.found = self.problem = None
         self._began = time.monotonic()
-        self._examine()
+        if self.app.is_read_only:  # type: ignore[attr-defined]
+            self.problem = read_only_error()
+        else:
+            self._examine()
         self.renew()
 
     def action_copy(self) -> None:

@@ -80,7 +80,9 @@ class PreparingScreen(ModalScreen[bool]):
         tail = self.preparation.tail(6) if self.preparation is not None else []
         lines += [line_of((text, "dim")) for line in tail for text in wrap(line, width)[:2]]
         lines += [line_of((text, "bold red")) for text in wrap(self.problem, width) if self.problem]
-        self.query_one("#progress", LineView).show([*lines, line_of(""), line_of(_("esc cancels"))])
+        # 结束了的，上面已说怎样关
+        last = [] if self.problem else [line_of(""), line_of(_("esc cancels"))]
+        self.query_one("#progress", LineView).show([*lines, *last])
 
     def action_cancel(self) -> None:
         if self.preparation is not None:
