@@ -10,7 +10,7 @@ from typing import Any
 Scene = Callable[[Any], Awaitable[None]]
 
 
-async def until(pilot: Any, is_there: Callable[[], object], turns: int = 300) -> None:
+async def until(pilot: Any, is_there: Callable[[], object], turns: int = 1200) -> None:
     for _turn in range(turns):
         if is_there():
             await settle(pilot)

@@ -31,3 +31,17 @@ def test_every_binding_has_an_id_and_a_name() -> None:
     bindings = [binding for _en, _zh, owner, *_notes in SECTIONS for binding in own_bindings(owner)]
     assert len(bindings) > 60
     assert [binding.key for binding in bindings if not (binding.id and binding.description)] == []
+
+
+def test_no_key_hides_another_of_ours() -> None:
+    """一屏的键不盖住它所继承的键。只有空列表里的回车是两用的（`check_action` 决定是哪一个）。"""
+    clashes = []
+    for _en, _zh, owner, *_notes in SECTIONS:
+        actions: dict[str, set[str]] = {}
+        for kind in owner.__mro__:
+            if kind.__module__.startswith("workbench"):
+                for binding in vars(kind).get("BINDINGS", ()):
+                    for key in binding.key.split(","):
+                        actions.setdefault(key, set()).add(binding.action)
+        clashes += [(owner.__name__, key) for key, found in actions.items() if len(found) > 1]
+    assert clashes == [("RunsScreen", "enter")]

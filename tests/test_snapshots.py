@@ -1,10 +1,11 @@
 """各屏的样子，中英各一份：与 `__snapshots__/` 里存下的 SVG 逐字相同。约一分半。
 
 改了界面就 `make snapshots` 重存；没有想改而不同，`snapshot_report.html` 把新旧并排画出来。
-场景在 `scenes.py`，README 的图用的也是它们。不真的只有三样，因为各台机器、各个时刻都不同：钟、设备表、负荷。
+场景在 `scenes.py`，README 的图用的也是它们。不真的只有四样，因为各台机器、各个时刻都不同：钟、设备表、负荷、仓库的 `data/` 里备好了什么。
 """
 
 import fcntl
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -62,6 +63,11 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(time, "strftime", lambda pattern, when=None: strftime(pattern, when or time.gmtime(NOW)))
     monkeypatch.setattr("workbench.screens.launch.list_devices", lambda: DEVICES)
     monkeypatch.setattr(MachineLoad, "sample", lambda _self: "CPU 42% of 16  RAM 12.3/128.0 GiB")
+    shipped = tmp_path / "shipped"
+    for script in (ROOT / "data").glob("*/prepare.py"):
+        (shipped / script.parent.name).mkdir(parents=True)
+        shutil.copy(script, shipped / script.parent.name)
+    monkeypatch.setattr("nanogpt.dataset.shipped_dir", lambda _kind: shipped)
     workspace = tmp_path / "gpt"
     workspace.mkdir()
     # 整个环境：采样的服务由它起，要找得到装的包
@@ -110,7 +116,8 @@ def write_checkpoint(out_dir: Path, iter_num: int) -> None:
 @pytest.fixture
 def full(space: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """一个在跑、一个停下、一个发散；名字有中文，有笔记。"""
-    make_tiny_dataset(space / "data" / "tiny")
+    for name in ("python_stdlib", "tiny"):
+        make_tiny_dataset(space / "data" / name)
     running = add_run(space, "quickstart-20260101-000000", 2, monkeypatch, 300, None, max_iters=1000)
     stopped = add_run(space, "莎士比亚-字符级", 7200, monkeypatch, 200, "stopped", max_iters=200, dataset="shakespeare")
     add_run(space, "higher-lr", 3 * 86400, monkeypatch, 150, "diverged", max_iters=400, learning_rate=8e-2)

@@ -79,9 +79,9 @@ def test_shown_in_the_monitor(tmp_path: Path) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, MonitorScreen) and app.screen.chart.draw_count)
         await see(pilot, "step time")
-        await pilot.press("p")
+        await pilot.press("T")
         await see(pilot, "a step: 16.00 ms", "backward", "8.00 ms  50%")
-        await pilot.press("p")
+        await pilot.press("T")
         await see(pilot, "hello from the log")
 
     drive(tmp_path, scenario)
@@ -95,7 +95,7 @@ def test_a_run_without_it_says_how(tmp_path: Path) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, MonitorScreen) and app.screen.chart.draw_count)
         assert "step time" not in app.screen.tabs
-        await pilot.press("p")
+        await pilot.press("T")
         await see(pilot, "does not log where", "log_timing=True")
 
     drive(tmp_path, scenario)

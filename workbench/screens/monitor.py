@@ -69,7 +69,7 @@ class MonitorScreen(RunActions):
         Binding("right_square_bracket,shift+right", "pan(0.25)", N_("pan right"), show=False, id="monitor.pan_right",
                 tooltip=N_("move the zoomed part right")),
         Binding("tab,t", "next_tab", N_("events"), id="monitor.tab", tooltip=N_("log, events, config differences")),
-        Binding("p", "step_time", N_("step time"), show=False, id="monitor.step_time",
+        Binding("T", "step_time", N_("step time"), show=False, id="monitor.step_time",
                 tooltip=N_("where a step's time goes: data, forward, backward, optimizer, logging")),
         Binding("less_than_sign", "walk(-1)", N_("samples"), show=False, id="monitor.sample_before",
                 tooltip=N_("the sample before, in step with the chart's cursor")),

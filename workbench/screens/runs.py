@@ -91,7 +91,7 @@ class RunsScreen(RunActions):
             return []
         # 按列表的次序，图里的颜色与字母才不会每次都不同；被过滤掉的也算，排在后面
         shown = [run.out_dir for run in self._table.runs]
-        order = {folder: index for index, folder in enumerate([*shown, *self.bench.store.runs])}
+        order = {folder: index for index, folder in enumerate(dict.fromkeys([*shown, *self.bench.store.runs]))}
         runs = self.bench.store.runs
         marked = [runs[folder] for folder in sorted(self._table.marked & runs.keys(), key=order.__getitem__)]
         return marked or ([self._table.current] if self._table.current else [])
