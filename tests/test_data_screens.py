@@ -1,5 +1,6 @@
 """数据的两屏，由键盘驱动：自己的文本（预览、报错、准备、取消、接着做），检查。准备与检查都是真的进程。约一分钟。"""
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -301,10 +302,8 @@ def test_leaving_ends_the_processes(space: Path) -> None:
     def children() -> list[str]:
         found = []
         for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split():
-            try:
+            with contextlib.suppress(OSError):
                 found.append(Path("/proc", pid, "cmdline").read_bytes().decode(errors="replace"))
-            except OSError:
-                pass
         return [line for line in found if "nanogpt.prepare" in line]
 
     async def scenario(app: Any, pilot: Any) -> None:
@@ -336,7 +335,7 @@ def test_hostile_names_and_texts(space: Path) -> None:
     """文件名、文件里的文字、候选、命令、准备的日志：只是文字；Tab 补出来的就是那个文件。"""
     folder = space / "in"
     folder.mkdir()
-    for key, text in CORPUS.items():
+    for key in CORPUS:
         # 孤立代理不成文本；名字里可以有
         body = CORPUS["click" if key == "lone" else key] + " [red]text[/red]\n"
         (folder / as_name(key)).write_bytes(body.encode() * 9)

@@ -76,7 +76,8 @@ def test_bad_numbers_are_named() -> None:
 def test_the_proposed_name(here: Path) -> None:
     make_tiny_dataset(here / "data" / "book")
     (here / "my.books").mkdir()
-    cases = {"novel.txt": "novel", "data.jsonl.gz": "data", "book.txt": "book-2", "shakespeare.txt": "shakespeare-2", "'a b/*.txt'": "a-b", "texts/": "texts", "my.books": "my.books", "hf:org/set": "set",
+    cases = {"novel.txt": "novel", "data.jsonl.gz": "data", "book.txt": "book-2", "shakespeare.txt": "shakespeare-2",
+             "'a b/*.txt'": "a-b", "texts/": "texts", "my.books": "my.books", "hf:org/set": "set",
              "'../e\u202evil x.txt'": "e-vil-x", "..": here.parent.name[:40], "": "", "'": ""}
     for text, name in cases.items():
         assert own(text).proposed_name(here) == name, text

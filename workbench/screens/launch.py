@@ -56,8 +56,8 @@ class LaunchScreen(Screen[None]):
     """`preset` 是一开始选中的预设；`clone_of` 则照着那个运行填好。"""
 
     HINTS = ("launch.start", "dataset.own_text", "dataset.prepare", "dataset.check", "dataset.cancel", "machine.next",
-             "form.search", "form.reset", "form.reset_all", "launch.save", "launch.copy", "launch.nodes", "launch.close",
-             "app.quit")
+             "form.search", "form.reset", "form.reset_all", "launch.save", "launch.copy", "launch.nodes",
+             "launch.close", "app.quit")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r,f5", "launch", N_("Start"), id="launch.start", priority=True,
                 tooltip=N_("check everything and start training")),
