@@ -189,6 +189,23 @@ def test_a_newer_checkpoint_is_loaded_by_itself(play: Playground) -> None:
         latest.write_bytes(data)
 
 
+def test_another_type_is_another_load(play: Playground) -> None:
+    """改了 `dtype`：下一个提示用新载入的；界面总看得出载入的是不是选中的那一个。"""
+    play.set_control("dtype", "bfloat16")
+    play.send("x")
+    finish(play)
+    assert play.model is not None and play.model.dtype == "bfloat16" and len(text_of(play)) == 41
+    assert "dtype" not in play.generation.keys  # type: ignore[union-attr]
+    play.controls.reset("dtype")
+    play.send("y")
+    finish(play)
+    assert play.model is not None and play.model.dtype == "float32"
+    play.choose(ModelChoice("resume", RUN, "ckpt-2.pt"))
+    assert play.model is None
+    until(play, lambda: play.model is not None)
+    assert play.model.iter == 2
+
+
 def test_characters_out_of_the_vocabulary(play: Playground) -> None:
     """边打字边数：记号在编辑框里的位置；发出去也只是一句话。"""
     until(play, lambda: play.engine.model is not None and not play.engine.is_busy)

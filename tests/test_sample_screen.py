@@ -96,6 +96,9 @@ def test_stream_cancel_again_kill_and_language(space: Path) -> None:
         before = app.screen.transcript.text
         await pilot.press(*"abc")
         assert app.screen.editor.text == "def runabc" and play.is_busy
+        await see(pilot, "tok/s", "context 16/16")
+        await pilot.press("f4")
+        await see(pilot, "it is still writing")
         await pilot.press("ctrl+l")
         await see(pilot, "采样：done", "esc 停")
         assert play.is_busy
@@ -150,7 +153,8 @@ def test_models_side_by_side_and_tokens(space: Path) -> None:
         await see(pilot, "3 of 3 models", "val ")
         assert [entry.iter for entry in app.screen.comparison.entries] == [2, 4, 6]
         await pilot.press("l", "enter")
-        await see(pilot, "Sample: done ckpt-4.pt")
+        # 选中的，不是最后比较的那一个
+        await see(pilot, "Sample: done ckpt-4.pt  ckpt-4.pt, iter 4")
 
         await pilot.press("alt+t")
         await until(pilot, lambda: isinstance(app.screen, InspectScreen) and app.screen.score.has_ended, LIMIT_S)
@@ -177,9 +181,14 @@ def test_models_side_by_side_and_tokens(space: Path) -> None:
 def test_chat_templates_files_and_history(space: Path) -> None:
     """对话、改一轮成旁枝、模板、参数组、存下再打开、历史、词表之外的字、窄屏的参数。"""
     async def scenario(app: Any, pilot: Any, play: Any) -> None:
+        await pilot.press(*"def")
         await pilot.press("f6")
-        await see(pilot, "chat: dialogue")
+        await see(pilot, "chat: dialogue", "a message")
         await pilot.press(*"Hello")
+        await pilot.press("f6")
+        assert app.screen.editor.text == "def"
+        await pilot.press("f6")
+        assert app.screen.editor.text == "Hello"
         await pilot.press("ctrl+r")
         await written(pilot, play)
         await see(pilot, "you", "Hello")
@@ -187,7 +196,9 @@ def test_chat_templates_files_and_history(space: Path) -> None:
         await pilot.press("tab", "k", "e")
         await see(pilot, "editing: ctrl+r makes a branch")
         assert app.screen.editor.text == "Hello"
-        await pilot.press("x", "ctrl+r")
+        await pilot.press("y", "escape")
+        assert app.screen.editor.text == "" and play.editing is None
+        await pilot.press("tab", "e", "x", "ctrl+r")
         await written(pilot, play)
         assert play.conversation.siblings(play.conversation.path()[0]) == (2, 2)
         await see(pilot, "Hellox")

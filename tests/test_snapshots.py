@@ -5,6 +5,7 @@
 """
 
 import fcntl
+import os
 import shutil
 import sys
 import time
@@ -95,7 +96,14 @@ def add_run(workspace: Path, name: str, age_s: float, monkeypatch: pytest.Monkey
         writer.emit("end", status=status, iter=iters)
     writer.close()
     monkeypatch.setattr(time, "time", lambda: NOW)
+    make_old(out_dir, age_s)
     return out_dir
+
+
+def make_old(out_dir: Path, age_s: float) -> None:
+    """文件也是那时的：列表按它们的时刻排。"""
+    for path in out_dir.iterdir():
+        os.utime(path, (NOW - age_s, NOW - age_s))
 
 
 def write_checkpoint(out_dir: Path, iter_num: int) -> None:
@@ -123,6 +131,7 @@ def full(space: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     add_run(space, "higher-lr", 3 * 86400, monkeypatch, 150, "diverged", max_iters=400, learning_rate=8e-2)
     (stopped / "notes.md").write_text("第一次 #baseline\n", encoding="utf-8")
     write_checkpoint(stopped, 200)
+    make_old(stopped, 7200)
     with open(running / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield space

@@ -9,7 +9,9 @@ from nanogpt.prompt import read_stops
 from workbench.draft import EditedValues
 
 ORDER = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "num_samples", "seed",
-         "stop", "end_of_text", "window", "logprobs")
+         "stop", "end_of_text", "window", "logprobs", "device", "dtype")
+# 载入时的键：改了就重新载入
+LOADING = ("device", "dtype")
 _ALL = options_of(SampleConfig)
 OPTIONS = {name: _ALL[name] for name in ORDER if name in _ALL}
 # 与命令行不同的起始值：界面上先看一个短的
@@ -22,7 +24,7 @@ PRESETS: dict[str, dict[str, str]] = {
     "wild": {"temperature": "1.3", "top_k": "0", "min_p": "0.02"},
 }
 PRESET_TITLES = {"balanced": N_("balanced"), "greedy": N_("greedy"), "focused": N_("focused"), "wild": N_("wild")}
-KEPT = ("max_new_tokens", "num_samples", "seed", "stop", "end_of_text", "window", "logprobs")
+KEPT = ("max_new_tokens", "num_samples", "seed", "stop", "end_of_text", "window", "logprobs", *LOADING)
 
 
 def new_controls() -> EditedValues:
@@ -44,11 +46,16 @@ def apply_preset(controls: EditedValues, values: dict[str, str], *, is_whole: bo
 
 def request_keys(controls: EditedValues, more_stops: tuple[str, ...] = ()) -> dict[str, Any]:
     """`generate` 请求的键；停止串不合法则 `BadInput`。"""
-    keys = controls.values()
+    keys = {name: value for name, value in controls.values().items() if name not in LOADING}
     stops = [*more_stops, *read_stops(keys.pop("stop", ""))]
     if stops:
         keys["stop"] = stops
     return keys
+
+
+def load_keys(controls: EditedValues) -> dict[str, Any]:
+    """`load` 请求的键；没改过的由服务自己定。"""
+    return {name: controls.value(name) for name in LOADING if name in controls.edits}
 
 
 def summary(controls: EditedValues) -> list[tuple[str, str, bool]]:

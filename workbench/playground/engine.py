@@ -5,8 +5,11 @@
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from nanogpt.config import GPT2_NAMES
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _, language
 from workbench.playground.models import ModelChoice
@@ -28,10 +31,11 @@ CANCEL_SECONDS = 2.0
 
 
 class Engine:
-    """只在一个线程里用。`version` 每有变化加一。"""
+    """只在一个线程里用。`version` 每有变化加一。`more_load_keys()` 是模型之外的 `load` 的键，变了就重新载入。"""
 
-    def __init__(self) -> None:
+    def __init__(self, more_load_keys: Callable[[], dict[str, Any]] = dict) -> None:
         self.version = 0
+        self._more_load_keys = more_load_keys
         self.model: Model | None = None
         self.is_closed = False
         self._server: Server | None = None
@@ -57,6 +61,11 @@ class Engine:
         """最近一次载入。"""
         return self._load
 
+    def model_of(self, choice: ModelChoice | None) -> Model | None:
+        """`choice` 载入好了的样子；此刻装着的是别的模型则 None。"""
+        is_it = choice is not None and self._asked is not None and self._asked[0] == choice.key
+        return self.model if is_it else None
+
     # ---- 请求 ----
 
     def prepare(self, choice: ModelChoice) -> Load | None:
@@ -66,10 +75,12 @@ class Engine:
         if self._server is None:
             self._server = Server()
             self._asked = self.model = self.problem_when_idle = None
-        wanted = (choice.key, choice.stamp())
+        more = self._more_load_keys()
+        wanted = (choice.key, choice.stamp(), more)
         if wanted != self._asked:
             self._asked = wanted
-            self._load = Load(choice.load_keys())
+            self.model = None
+            self._load = Load({**choice.load_keys(), **more})
             self._send(self._load)
         return self._load
 
@@ -159,6 +170,8 @@ class Engine:
         load = self._load_of.pop(request.id, None)
         if request.status != FAILED:
             return
+        if isinstance(request, Load):
+            request.problem = _for_the_screen(request)
         if request is self._load or (request.problem and request.problem.code == "no_model"):
             # 下一个请求会再载入一次
             self._asked = self.model = None
@@ -183,3 +196,12 @@ class Engine:
         self.is_closed = True
         if self._server is not None:
             self._lose("cancelled", _("cancelled"))
+
+
+def _for_the_screen(load: Load) -> Problem | None:
+    """命令行的办法换成界面上的：下载不到的 GPT-2，放进工作区就在选单里。"""
+    name, problem = load.keys.get("init_from"), load.problem
+    if problem is None or problem.code != "gpt2_unavailable" or name not in GPT2_NAMES:
+        return problem
+    hint = _("where there is a network: hf download {name} --local-dir ./{name}; in this workspace F4 then lists it")
+    return replace(problem, hint=hint.format(name=name))

@@ -3,11 +3,13 @@
 `Engine` 把服务进程的事件交给它们；对话与各屏只读。
 """
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 # 一个样本至多留这么多字符与这么多 token 的概率；再多的不要
 KEPT_CHARACTERS, KEPT_TOKENS = 1_000_000, 50_000
+LEAST_RATE_S = 0.5
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 
 
@@ -112,6 +114,7 @@ class Sample:
     size: int = 0
     tokens: list[Token] = field(default_factory=list)
     finish: str = ""
+    new_tokens: int = 0
     context_tokens: int | None = None
 
     @property
@@ -142,6 +145,15 @@ class Generation(Request):
         self.new_tokens: int | None = None
         self.first_token_ms: float | None = None
         self.tokens_per_second: float | None = None
+        # 第一次有文字到来的（时刻, 到那时的 token 数）：此后的速度由此算
+        self._first: tuple[float, int] | None = None
+
+    @property
+    def live_rate(self) -> float | None:
+        """每秒几个 token，从第一次有文字起；不到半秒的不算。"""
+        if self._first is None or (seconds := time.monotonic() - self._first[0]) < LEAST_RATE_S:
+            return None
+        return (sum(sample.new_tokens for sample in self.samples) - self._first[1]) / seconds
 
     def take(self, kind: str, event: dict[str, Any]) -> None:
         if kind == "begin":
@@ -152,7 +164,11 @@ class Generation(Request):
         elif kind == "delta":
             number = _count(event.get("sample")) or 0
             if number < len(self.samples):
-                self.samples[number].add(_text(event.get("text")), tokens_of(event.get("tokens")))
+                sample = self.samples[number]
+                sample.add(_text(event.get("text")), tokens_of(event.get("tokens")))
+                sample.new_tokens = _count(event.get("new_tokens")) or sample.new_tokens
+                if self._first is None:
+                    self._first = time.monotonic(), sample.new_tokens
         elif kind == "done":
             self._finish(event)
 

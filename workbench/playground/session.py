@@ -11,11 +11,11 @@ from nanogpt.errors import BadInput
 from nanogpt.i18n import _
 from nanogpt.options import coerce
 from nanogpt.prompt import read_prompt
-from workbench.playground.controls import new_controls, request_keys
+from workbench.playground.controls import load_keys, new_controls, request_keys
 from workbench.playground.conversation import CHAT, COMPLETE, Conversation, Span
 from workbench.playground.engine import Engine
 from workbench.playground.models import ModelChoice
-from workbench.playground.requests import FAILED, Generation, Problem, TokenCount
+from workbench.playground.requests import FAILED, Generation, Model, Problem, TokenCount
 from workbench.playground.store import Store
 from workbench.playground.template import ASSISTANT, DEFAULT_TEMPLATE, TEMPLATES, USER, Template
 
@@ -38,14 +38,14 @@ class Playground:
     def __init__(self, workspace: Path, is_read_only: bool = False):
         self.store = Store(workspace, is_read_only)
         self.is_read_only = is_read_only
-        self.engine = Engine()
         self.controls = new_controls()
+        self.engine = self._new_engine()
         self.conversation = Conversation()
         self._other = Conversation(CHAT)
         self.template_name, self.template = DEFAULT_TEMPLATE, TEMPLATES[DEFAULT_TEMPLATE]
         self.choice: ModelChoice | None = None
         self.editing: int | None = None
-        self.draft = ""
+        self._drafts = {COMPLETE: "", CHAT: ""}
         self.generation: Generation | None = None
         self.count: TokenCount | None = None
         self.crop: Crop | None = None
@@ -57,8 +57,25 @@ class Playground:
     def open(self) -> None:
         """界面打开了（或再次打开）：能起进程了。"""
         if self.engine.is_closed:
-            self.engine = Engine()
+            self.engine = self._new_engine()
         self.count = None
+
+    def _new_engine(self) -> Engine:
+        return Engine(lambda: load_keys(self.controls))
+
+    @property
+    def model(self) -> Model | None:
+        """选中的模型，载入好了才有。"""
+        return self.engine.model_of(self.choice)
+
+    @property
+    def draft(self) -> str:
+        """编辑框里的；两种说话的方式各有各的。"""
+        return self._drafts[self.conversation.mode]
+
+    @draft.setter
+    def draft(self, text: str) -> None:
+        self._drafts[self.conversation.mode] = text
 
     def close(self) -> None:
         self.engine.close()
@@ -103,6 +120,12 @@ class Playground:
     @property
     def is_chat(self) -> bool:
         return self.conversation.mode == CHAT
+
+    @property
+    def first_text(self) -> str:
+        """这一篇的第一段；接着写的，编辑框里就是它。"""
+        path = self.conversation.path()
+        return self.conversation.turns[path[0]].text if path else ""
 
     # ---- 生成 ----
 
@@ -207,7 +230,7 @@ class Playground:
 
     def count_tokens(self, text: str) -> None:
         """数一数，顺带查词表；模型还没有载入、正忙时不数。"""
-        is_loaded = self.engine.model is not None and not self.engine.is_busy
+        is_loaded = self.model is not None and not self.engine.is_busy
         if self.choice is None or not is_loaded or text.startswith("FILE:"):
             return
         self._counted = self.draft_prompt(text)
@@ -246,8 +269,7 @@ class Playground:
             self._other = self.conversation
         self.conversation = talk
         self._turn_page()
-        if not self.is_chat and talk.path():
-            self.draft = talk.turns[talk.path()[0]].text
+        self.draft = "" if self.is_chat else self.first_text
 
     def set_control(self, name: str, text: str) -> None:
         coerce(self.controls.options[name], text, "")
@@ -272,18 +294,3 @@ def refreshed(choice: ModelChoice, models: list[ModelChoice]) -> ModelChoice:
 
 def modes() -> dict[str, str]:
     return {COMPLETE: _("complete"), CHAT: _("chat")}
-
-
-def statistics(generation: Generation, block_size: int | None) -> list[str]:
-    """一次生成的数字：速度、第一个 token、用了多少上下文。"""
-    parts: list[str] = []
-    if generation.tokens_per_second is not None:
-        parts.append(_("{n} tok/s").format(n=f"{generation.tokens_per_second:,.1f}"))
-    if generation.first_token_ms is not None:
-        parts.append(_("first token {ms} ms").format(ms=f"{generation.first_token_ms:,.0f}"))
-    if generation.context_tokens is not None:
-        full: Any = block_size if block_size is not None else "?"
-        parts.append(_("context {used}/{full}").format(used=generation.context_tokens, full=full))
-    if generation.cropped_tokens:
-        parts.append(_("{n} tokens cut").format(n=generation.cropped_tokens))
-    return parts

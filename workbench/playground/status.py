@@ -1,11 +1,12 @@
 """状态行说什么：在载入、在写、写完了的数字、错在哪。`SampleScreen` 显示它；不导入 textual。"""
 
 import time
+from typing import Any
 
 from nanogpt.i18n import N_, _
 from nanogpt.text import visible
 from workbench.playground.requests import FAILED, Generation, Problem
-from workbench.playground.session import Playground, statistics
+from workbench.playground.session import Playground
 from workbench.watched_run import WatchedRun
 
 STAGES = {"starting": N_("loading: torch is starting"), "reading": N_("loading: reading the checkpoint"),
@@ -59,7 +60,8 @@ def _working(play: Playground, running: Generation, began: float) -> str:
     if not written:
         return _("reading the prompt") + "; " + _("esc stops")
     parts = [_("writing: {n} characters").format(n=f"{written:,}"),
-             _("{seconds:.1f} s").format(seconds=max(0.0, time.monotonic() - began))]
+             _("{seconds:.1f} s").format(seconds=max(0.0, time.monotonic() - began)),
+             *progress(running, play.model.block_size if play.model is not None else None)]
     return ", ".join(parts) + "; " + _("esc stops")
 
 
@@ -70,7 +72,7 @@ def _ended(play: Playground, running: Generation) -> Said:
         return running.problem.lines(), True
     finishes = dict.fromkeys(sample.finish for sample in running.samples)
     word = "cancelled" if running.is_cancelled else next(iter(finishes), "length")
-    model = play.engine.model
+    model = play.model
     parts = [_(FINISHES.get(word, FINISHES["length"])),
              *statistics(running, model.block_size if model is not None else None)]
     if running.is_full:
@@ -80,7 +82,7 @@ def _ended(play: Playground, running: Generation) -> Said:
 
 def _counts(play: Playground) -> list[str]:
     """编辑框里的有多长，装不装得下。"""
-    model, counted = play.engine.model, play.count
+    model, counted = play.model, play.count
     parts: list[str] = []
     if counted is not None and counted.tokens is not None and model is not None:
         parts.append(_("prompt: {n} of {full} tokens").format(n=f"{counted.tokens:,}", full=model.block_size))
@@ -96,3 +98,29 @@ def no_checkpoint(run: WatchedRun | None) -> str:
     firsts = [value for name in ("eval_interval", "max_iters") if type(value := run.state.config.get(name)) is int]
     when = " " + _("It saves the first one at iter {n}.").format(n=min(firsts)) if firsts else ""
     return _("There is no checkpoint yet.") + when
+
+
+def progress(generation: Generation, block_size: int | None) -> list[str]:
+    """还在写时的数字：速度，上下文用到哪里。"""
+    parts: list[str] = []
+    if (rate := generation.live_rate) is not None:
+        parts.append(_("{n} tok/s").format(n=f"{rate:,.1f}"))
+    if generation.prompt_tokens is not None and block_size is not None:
+        used = min(block_size, generation.prompt_tokens + max(sample.new_tokens for sample in generation.samples))
+        parts.append(_("context {used}/{full}").format(used=used, full=block_size))
+    return parts
+
+
+def statistics(generation: Generation, block_size: int | None) -> list[str]:
+    """一次生成的数字：速度、第一个 token、用了多少上下文。"""
+    parts: list[str] = []
+    if generation.tokens_per_second is not None:
+        parts.append(_("{n} tok/s").format(n=f"{generation.tokens_per_second:,.1f}"))
+    if generation.first_token_ms is not None:
+        parts.append(_("first token {ms} ms").format(ms=f"{generation.first_token_ms:,.0f}"))
+    if generation.context_tokens is not None:
+        full: Any = block_size if block_size is not None else "?"
+        parts.append(_("context {used}/{full}").format(used=generation.context_tokens, full=full))
+    if generation.cropped_tokens:
+        parts.append(_("{n} tokens cut").format(n=generation.cropped_tokens))
+    return parts

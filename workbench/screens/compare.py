@@ -28,10 +28,10 @@ SHOW_SECONDS = 0.2
 class CompareScreen(WorkbenchScreen):
     """`keys`：`generate` 请求的键，提示也在其中。"""
 
-    HINTS = ("compare.back", "compare.left", "compare.down", "compare.again", "compare.use", "compare.copy",
-             "compare.save")
+    HINTS = ("compare.back", "compare.left", "compare.again", "compare.use", "compare.copy", "compare.save",
+             "compare.down")
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,backspace", "leave", N_("Cancel / Back"), id="compare.back",
+        Binding("escape,backspace", "leave", N_("Back"), id="compare.back",
                 tooltip=N_("stop at once; when nothing runs, leave")),
         Binding("left,h", "move(-1)", N_("model"), id="compare.left", tooltip=N_("the model to the left")),
         Binding("right,l", "move(1)", N_("next model"), show=False, id="compare.right",
@@ -41,7 +41,7 @@ class CompareScreen(WorkbenchScreen):
         Binding("pagedown,J", "scroll(10)", N_("page down"), show=False, id="compare.page_down",
                 tooltip=N_("ten rows down")),
         Binding("pageup,K", "scroll(-10)", N_("page up"), show=False, id="compare.page_up", tooltip=N_("ten rows up")),
-        Binding("ctrl+n,n", "again", N_("Again"), id="compare.again", tooltip=N_("all once more, with the next seed")),
+        Binding("n,ctrl+n", "again", N_("Again"), id="compare.again", tooltip=N_("all once more, with the next seed")),
         Binding("enter", "use", N_("use"), id="compare.use", tooltip=N_("go on with this model")),
         Binding("y", "copy", N_("copy"), id="compare.copy", tooltip=N_("copy this text; also written to a file")),
         Binding("w,ctrl+s", "save", N_("save"), id="compare.save",

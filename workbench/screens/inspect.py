@@ -62,7 +62,7 @@ class InspectScreen(WorkbenchScreen):
         self.written: list[Token] = list(play.conversation.turns[turn].tokens)
         if not self.written and play.choice is not None:
             text, _spans = play.conversation.prompt(play.template, upto=turn)
-            size = play.engine.model.block_size if play.engine.model is not None else None
+            size = play.model.block_size if play.model is not None else None
             # 窗口重叠一半：每个 token 至少看得到半个上下文
             keys = {"text": text[-MOST_CHARACTERS:], "logprobs": ALTERNATIVES, "stride": (size or 0) // 2}
             self.score = play.engine.score(play.choice, keys)

@@ -21,11 +21,11 @@ from nanogpt.i18n import N_, _
 from nanogpt.text import visible
 from workbench.messages import LanguageChanged
 from workbench.playground.controls import summary
-from workbench.playground.conversation import CHAT, COMPLETE
 from workbench.playground.models import ModelChoice, checkpoints_of
 from workbench.playground.session import modes
 from workbench.playground.status import status
 from workbench.screens.playground_tools import PlaygroundTools
+from workbench.terminal import wrap
 from workbench.widgets.hint_bar import HintBar
 from workbench.widgets.lines import LineView, Piece, line_of
 from workbench.widgets.option_form import OptionForm
@@ -47,10 +47,10 @@ class SampleScreen(PlaygroundTools):
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-medium")]  # noqa: RUF012
-    HINTS = ("sample.run", "controls.presets", "controls.save", "controls.template", "form.search", "transcript.edit",
-             "transcript.inspect", "transcript.copy", "transcript.left", "transcript.new", "sample.again",
-             "sample.go_on", "sample.model", "sample.mode", "sample.controls", "sample.compare", "sample.cancel",
-             "sample.inspect", "sample.save")
+    HINTS = ("controls.presets", "controls.save", "controls.template", "transcript.edit", "transcript.inspect",
+             "transcript.copy", "transcript.left", "transcript.new", "transcript.perplexity", "sample.run",
+             "form.search", "sample.again", "sample.model", "sample.mode", "sample.controls", "sample.cancel",
+             "sample.go_on", "sample.compare", "sample.time_machine", "sample.inspect", "sample.save")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r,f5", "run", N_("Sample"), id="sample.run",
                 tooltip=N_("send what is in the editor; the model writes on")),
@@ -58,7 +58,7 @@ class SampleScreen(PlaygroundTools):
                 tooltip=N_("once more, with the next seed")),
         Binding("ctrl+g", "go_on", N_("Go on"), id="sample.go_on",
                 tooltip=N_("write on from where it ended")),
-        Binding("escape", "cancel", N_("Cancel / Back"), id="sample.cancel",
+        Binding("escape", "cancel", N_("Back"), id="sample.cancel",
                 tooltip=N_("stop at once; when nothing runs, leave")),
     ]
 
@@ -79,7 +79,7 @@ class SampleScreen(PlaygroundTools):
             yield ControlPane(self.play.controls, id="controls")
         yield LineView(id="status")
         yield LineView(id="settings")
-        yield PromptEditor(self.play.draft, id="prompt", placeholder=_("prompt; empty: begin with a line break"))
+        yield PromptEditor(self.play.draft, id="prompt", placeholder=self.placeholder())
         yield HintBar()
 
     def on_mount(self) -> None:
@@ -105,7 +105,9 @@ class SampleScreen(PlaygroundTools):
     @on(LanguageChanged)
     async def rebuild_controls(self) -> None:
         """表单里的说明写死在各行里：换一张新的。"""
-        self.editor.placeholder = _("prompt; empty: begin with a line break")
+        self.editor.placeholder = self.placeholder()
+        # 词表之外的字：让服务用这种语言再说一遍
+        self._typed_at = time.monotonic()
         old = self.query_one(ControlPane)
         had_focus = old.has_focus_within
         await old.remove()
@@ -131,6 +133,12 @@ class SampleScreen(PlaygroundTools):
     def transcript(self) -> TranscriptPane:
         return self.query_one("#transcript", TranscriptPane)
 
+    def on_screen_resume(self) -> None:
+        # 比较时装的是别的模型：回来就换回选中的
+        if not self.play.is_busy and self.play.engine.load is not None:
+            self.play.warm_up()
+        super().on_screen_resume()
+
     @property
     def run_of_choice(self) -> WatchedRun | None:
         choice = self.play.choice
@@ -149,7 +157,7 @@ class SampleScreen(PlaygroundTools):
             # 写完了：再数一遍，裁切的记号才跟得上
             self._typed_at = 0.0
             self._refresh_choice()
-        if self._typed_at is not None and not play.is_busy and play.engine.model is not None \
+        if self._typed_at is not None and not play.is_busy and play.model is not None \
                 and not play.engine.is_busy and time.monotonic() - self._typed_at >= COUNT_SECONDS:
             self._typed_at = None
             play.count_tokens(self.editor.text)
@@ -177,7 +185,7 @@ class SampleScreen(PlaygroundTools):
         self.query_one("#title", LineView).show([line_of(*self._title(), width=width)])
         lines, is_bad = status(self.play, self.run_of_choice, self._began)
         shown = [line_of((text, "bold red" if is_bad else "dim"), width=width - 1)
-                 for line in lines for text in self.wrapped(line, width - 1)]
+                 for line in lines for text in wrap(line, max(10, width - 1))]
         self.query_one("#status", LineView).show(shown[:STATUS_LINES])
         self.query_one("#settings", LineView).show([line_of(*self._settings(), width=width)])
         self.transcript.look(self.play.conversation, self.play.crop)
@@ -185,7 +193,7 @@ class SampleScreen(PlaygroundTools):
         self.refresh_bindings()
 
     def _title(self) -> list[Piece]:
-        play, model = self.play, self.play.engine.model
+        play, model = self.play, self.play.model
         name = play.choice.name if play.choice is not None else _("no model is chosen")
         pieces: list[Piece] = [(f" {_('Sample: {run}').format(run=name)} ", "bold reverse"), (" ", "")]
         if play.choice is not None:
@@ -229,14 +237,17 @@ class SampleScreen(PlaygroundTools):
     @on(OptionForm.Changed)
     def take_control(self, event: OptionForm.Changed) -> None:
         event.stop()
+        if not self.play.is_busy:
+            # 设备与精度要重新载入
+            self.play.warm_up()
         self.show_now()
 
     async def _begin(self, name: str) -> None:
         """`name` 是 `Playground` 的方法。`FILE:` 的文件在线程里读：它可以很大。"""
-        if self._is_sending or self.play.is_busy:
+        if self._is_sending or not self.is_free():
             return
         self._is_sending = True
-        text = self.editor.text
+        text, was_editing = self.editor.text, self.play.editing is not None
         try:
             if text.startswith("FILE:"):
                 from nanogpt.prompt import read_prompt
@@ -254,6 +265,9 @@ class SampleScreen(PlaygroundTools):
         self._began = time.monotonic()
         if self.play.is_chat and name == "send":
             self.editor.put("")
+        elif was_editing:
+            # 接着写的一篇里，编辑框总是它的开头
+            self.editor.put(self.play.first_text)
         self.transcript.cursor, self.transcript.is_following = None, True
         self.query_one(ControlPane).refresh_rows()
         self.show_now()
@@ -275,16 +289,9 @@ class SampleScreen(PlaygroundTools):
         elif self.query_one(ControlPane).has_focus_within:
             self.action_controls()
         elif self.play.editing is not None:
-            self.play.editing = None
-            self.show_now()
+            self.give_up_editing()
         else:
             self.dismiss()
-
-    def action_mode(self) -> None:
-        """complete 与 chat 互换；各有各的一篇，换回来还在。"""
-        if not self.play.is_busy:
-            self.play.use_mode(COMPLETE if self.play.is_chat else CHAT)
-            self.turn_page()
 
 
 def short_count(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from textual.binding import Binding
 from textual.screen import Screen
+from textual.widgets import Input, TextArea
 
 from nanogpt.i18n import _
 from workbench.terminal import cells, is_ascii_only
@@ -36,7 +37,7 @@ def bindings_of(screen: Screen[object]) -> list[tuple[Binding, list[str], bool, 
 
 
 class HintBar(LineView):
-    """一行，放不下的键不写；`?` 总在右端。"""
+    """一行，放不下的键不写；帮助的键总在右端。"""
 
     DEFAULT_CSS = "HintBar { dock: bottom; height: 1; }"
 
@@ -59,7 +60,9 @@ class HintBar(LineView):
         if not self.is_attached:
             return
         width = self.size.width
-        last: list[Piece] = [(" ? ", "bold reverse"), (" " + _("help"), "")]
+        # 输入框里 `?` 是一个字
+        key = "f1" if isinstance(self.screen.focused, Input | TextArea) else "?"
+        last: list[Piece] = [(f" {key} ", "bold reverse"), (" " + _("help"), "")]
         room = width - sum(cells(text) for text, _style in last) - 1
         pieces: list[Piece] = []
         used = 0
