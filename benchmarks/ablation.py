@@ -1,7 +1,7 @@
 """现代配方里每一样值多少：从 `train_shakespeare_char_modern` 里各拿掉一样，或往 nanoGPT 的配方里各加一样。
 
     python benchmarks/ablation.py --data data/shakespeare_char --out ablation.json
-    python benchmarks/ablation.py --data data/shakespeare_char --only modern "no rotary" --seeds 1337
+    python benchmarks/ablation.py --data data/shakespeare_char --only modern "no rotary" --seeds 1337 --most 0
 
 只数步数，不看钟：同一台机器上忙不忙都得到同样的数。每个长度从头训练一次，学习率的曲线恰好走完；损失在
 `time_to_loss.py` 的那 200 批固定窗口上算。达到目标的步数由相邻的两个长度按步数的对数内插。
@@ -54,6 +54,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Muon 0.05": (MODERN, {"muon_lr": 0.05}),
     "Muon momentum 0.95": (MODERN, {"muon_momentum": 0.95}),
     "beta1 0.9": (MODERN, {"beta1": 0.9}),
+    "beta2 0.99": (MODERN, {"beta2": 0.99}),
     "warm-up 10": (MODERN, {"warmup_iters": 10}),
     "warm-up 50": (MODERN, {"warmup_iters": 50}),
     "batch 6": (MODERN, {"batch_size": 6}),
@@ -91,7 +92,7 @@ def train_once(val_bin: Path, preset: str, changes: dict[str, Any], seed: int, s
 
 
 def measure(val_bin: Path, name: str, seed: int, target: float, first: int, most: int) -> dict[str, Any]:
-    """`first` 步的损失，与达到 `target` 的步数；`most` 步还达不到则 None。"""
+    """`first` 步的损失，与达到 `target` 的步数；`most` 步还达不到则 None，`most` 为 0 就不找。"""
     preset, changes = VARIANTS[name]
     losses: dict[int, float] = {}
 
@@ -101,6 +102,8 @@ def measure(val_bin: Path, name: str, seed: int, target: float, first: int, most
         return losses[steps]
 
     place = LENGTHS.index(first)
+    if most == 0:
+        return {"seed": seed, "losses": {first: at(first)}, "loss": at(first), "steps_to_target": None}
     # 先往短处找到达不到的，再往长处找到达得到的
     while place > 0 and at(LENGTHS[place]) <= target:
         place -= 1
@@ -126,7 +129,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME", help="only these variants")
     parser.add_argument("--target", type=float, default=1.903, help="loss to reach: nanoGPT's after 2,000 steps")
     parser.add_argument("--steps", type=int, default=FIRST, choices=LENGTHS, help="length whose loss is compared")
-    parser.add_argument("--most", type=int, default=LENGTHS[-1], help="longest training that is tried")
+    parser.add_argument("--most", type=int, default=LENGTHS[-1], help="longest training that is tried; 0: --steps only")
     parser.add_argument("--out", type=Path, help="write the results here as JSON")
     args = parser.parse_args()
     if not (args.data / "val.bin").is_file():
