@@ -96,12 +96,44 @@ async def scenario(app: Any, pilot: Any) -> None:
     app.open_monitor(live.out_dir)
     await until(pilot, lambda: app.screen.chart.curves)
     await walk(app, pilot)
+    await talk(app, pilot, live.out_dir)
     for key, gone in (("K", lambda: live.has_ended), ("D", lambda: not live.out_dir.exists())):
         app.open_monitor(live.out_dir)
         await pilot.pause(0.2)
         await pilot.press(key, "y")
         await until(pilot, gone)
     await asyncio.sleep(0.2)
+
+
+async def talk(app: Any, pilot: Any, out_dir: Path) -> None:
+    """有了真的检查点与写出来的文字，采样界面才开得了的几屏。"""
+    await until(pilot, lambda: (out_dir / "ckpt.pt").exists(), 120.0)
+    app.open_monitor(out_dir)
+    await pilot.press("p")
+    await until(pilot, lambda: type(app.screen).__name__ == "SampleScreen")
+    here, play = app.screen, app.playground
+    play.use_mode("complete")
+    play.begin_anew()
+    await until(pilot, lambda: play.engine.model is not None, 120.0)
+    play.set_control("max_new_tokens", "20")
+    here.editor.put("def ")
+    await app.run_action("run", here)
+    await until(pilot, lambda: play.generation is not None and not play.is_busy, 60.0)
+    for action, screen in (("inspect", "InspectScreen"), ("perplexity", "PerplexityScreen"), ("save", "AskScreen"),
+                           ("templates", "TemplateScreen"), ("compare", "CompareScreen")):
+        await app.run_action(action, here)
+        await until(pilot, lambda: app.screen is not here)
+        if type(app.screen).__name__ == "PickerScreen":
+            await until(pilot, lambda: app.screen.items)
+            await pilot.press("enter")
+        await until(pilot, lambda screen=screen: type(app.screen).__name__ == screen)
+        screens.add(screen)
+        # 等它搭好
+        await pilot.pause(0.1)
+        await walk(app, pilot)
+        while app.screen is not here:
+            await app.pop_screen()
+        await until(pilot, lambda: not play.is_busy, 60.0)
 
 
 drive(Path(), scenario, (140, 40))

@@ -271,12 +271,20 @@ def random_kills(server: TrainerServer, cwd: Path, args: tuple[str, ...], kills:
     """随机时刻 kill -9 每步都存的训练器，一次次续训；返回各种结果的次数。出一次差错就断言失败。"""
     dice, out = random.Random(seed), cwd / "out"
     last_iter, count = -1, {"kills": 0, "with checkpoint": 0, "with stale temp file": 0}
+    longest = 0.0
     args = (*args, "--eval_interval=1", "--eval_iters=1", "--max_iters=1000000", "--lr_decay_iters=1000000",
             "--out_dir=out")
     for kill in range(kills):
         has_checkpoint = (out / "ckpt.pt").exists()
+        began = time.monotonic()
         run = server.start(cwd, *args, "--init_from=resume" if has_checkpoint else "--overwrite")
-        time.sleep(dice.uniform(0.03, 0.3))
+        if kill == 0:
+            # 第一次等到有检查点：之后每次死在它的两倍时间之内，机器快慢都杀得到各个时刻
+            while not (out / "ckpt.pt").exists():
+                time.sleep(0.005)
+                assert run.poll() is None, run.output
+            longest = 2 * (time.monotonic() - began)
+        time.sleep(dice.uniform(0.03, longest))
         run.kill(signal.SIGKILL)
         assert run.wait() == -signal.SIGKILL, f"kill {kill}: {run.output}"
         count["kills"] += 1

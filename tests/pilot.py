@@ -14,7 +14,7 @@ from nanogpt.events import EventWriter
 from workbench.app import WorkbenchApp
 
 Scenario = Callable[[WorkbenchApp, Any], Awaitable[None]]
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def drive(workspace: Path, scenario: Scenario, size: tuple[int, int] = (80, 24), *, is_read_only: bool = False,

@@ -18,6 +18,7 @@ from hostile import CORPUS, as_name, hostile_run, hostile_workspace, leaks
 from terminal import Terminal
 from trainer_fork import ROOT
 
+from nanogpt.dataset import known_names
 from nanogpt.text import visible
 
 pytestmark = [pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
@@ -31,7 +32,7 @@ class Walk:
     """一趟走查：按键、看到、随时可问录下的字节。"""
 
     def __init__(self, workspace: Path, record: Path, size: tuple[int, int] = (160, 50)):
-        self.record, self.terminal = record, Terminal(workspace, size, record=record)
+        self.workspace, self.record, self.terminal = workspace, record, Terminal(workspace, size, record=record)
         self.see = self.terminal.see
 
     def press(self, *keys: str, see: str = "") -> str:
@@ -164,8 +165,11 @@ def test_launch(walk: Walk) -> None:
     walk.escape("is not a name")
     walk.press("2", see="p  Prepare")
     walk.press("g")
+    names, at = known_names(walk.workspace), 0
     for key in ("click", "close", "marks", "wide"):
-        walk.terminal.keys(*"j" * (4 if key == "wide" else 1))
+        there = next(index for index, name in enumerate(names) if name.startswith(f"{key}-"))
+        walk.terminal.keys(*"j" * (there - at))
+        at = there
         walk.press("p", see="prepared-log")
         walk.press("Enter", see="the best that this machine has")
         walk.press("2", see="p  Prepare")

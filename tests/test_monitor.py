@@ -68,9 +68,10 @@ def test_the_curve_moves_and_only_changed_cells_are_redrawn(tmp_path: Path) -> N
                 writer.emit("iter", iter=index, loss=3.0, lr=1e-3, grad_norm=1.0, iter_ms=10.0,
                             tokens_per_second=1.0, mfu=None, memory_mib=1.0)
             writer.close()
-            await until(pilot, lambda: screen.chart.draw_count > count)
+            # 忙着的机器上，读到新的几行之前还会照旧的重画一次
+            await until(pilot, lambda: screen.chart.draw_count > count and screen.chart.lines != before)
             same = sum(old == new for old, new in zip(before, screen.chart.lines, strict=False))
-            assert before != screen.chart.lines and same >= len(before) // 2, screen_text(app)
+            assert same >= len(before) // 2, screen_text(app)
             assert screen.runs[0].state.last_iter == 108
 
     watch(tmp_path, scenario)

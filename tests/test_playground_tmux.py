@@ -59,7 +59,7 @@ def test_playground_by_keys(space: Path, tmp_path: Path) -> None:
         terminal.keys("Enter")
         terminal.settle()
         terminal.keys("Enter")
-        terminal.settle()
+        terminal.until(lambda text: "/  Search" not in text, what="the editor open")
         # 连着来的一串里，Textual 先收字、后做绑定的键
         terminal.keys("C-u")
         terminal.see("cannot be ''")

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from conftest import TINY, clean_env
 from pilot import drive, screen_text, see, until
-from textual.widgets import TextArea
 from trainer_fork import ROOT
 
 from nanogpt.events import read_events
@@ -161,10 +160,15 @@ def test_a_run_from_the_shell_is_like_its_own(space: Path, from_shell: Callable[
         await resume_by_keys(app, pilot, out_dir, stopped_at, ranks)
         await pilot.press("p")
         await until(pilot, lambda: isinstance(app.screen, SampleScreen))
-        await see(pilot, "checkpoint of iter")
+        await see(pilot, "Sample: out-shell")
+        play = app.playground
+        await until(pilot, lambda: play.engine.model is not None, 90)
+        play.set_control("max_new_tokens", "50")
         await pilot.press(*"def run", "ctrl+r")
-        await until(pilot, lambda: app.screen.sampling is None and app.screen._status == "done", 60)
-        assert app.screen.query_one("#output", TextArea).text.startswith("def run") and len(app.screen.output) > 50
+        await until(pilot, lambda: play.generation is not None and not play.is_busy, 90)
+        await see(pilot, "done; ")
+        text = app.screen.transcript.text
+        assert text.startswith("def run") and len(text) == 57
         await pilot.press("escape", "escape")
         await until(pilot, lambda: isinstance(app.screen, RunsScreen))
         await stop_by_keys(app, pilot, out_dir)
