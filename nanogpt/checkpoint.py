@@ -83,7 +83,7 @@ def _cannot_save(error: OSError, path: Path, need: int) -> OutOfResources:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """读入并查过的检查点，张量在 CPU 上；缺失、损坏、不是检查点时抛出 `BadInput`。
+    """读入并查过的检查点，张量在 CPU 上；缺失、损坏、不是检查点时抛出 `BadInput`，内存不够则 `OutOfResources`。
 
     `torch.load` 不查 CRC，一位翻转会悄悄读成别的数，所以先逐条核对。
     """
@@ -101,7 +101,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise
     # 外来文件能让反序列化抛出任何异常，都只说明它不能用
     except Exception as error:
-        raise _refused(path, " ".join(str(error).split())[:120] or type(error).__name__) from error
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise OutOfResources("out_of_memory", _("not enough memory: {why}").format(why=why), str(path),
+                                 _("close other programs, or choose a smaller model")) from error
+        raise _refused(path, why) from error
     return checkpoint
 
 

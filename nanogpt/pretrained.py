@@ -4,13 +4,15 @@
 用到才导入。
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt.deadline import within
+from nanogpt.deadline import while_moving, within
 from nanogpt.errors import BadInput
 from nanogpt.i18n import _
 from nanogpt.tokenizer import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
@@ -26,6 +28,8 @@ GPT2_SHAPES = {
 }
 # 问一声 Hugging Face 在不在：一次请求的期限，与连同域名解析在内的总期限（秒）
 HUB_TIMEOUT_S, HUB_DEADLINE_S = 5.0, 8.0
+# 下载时这么久一个字节也没有来，就不再等（秒）；库自己要重试好几次，一两分钟没有声音
+STALL_S = 20.0
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 # `nanogpt.export` 写进目录的分词器描述；没有它的目录，分词器就是 GPT-2 的
 TOKENIZER_FILE = "nanogpt_tokenizer.json"
@@ -70,11 +74,14 @@ def folder_model_args(folder: Path) -> dict[str, Any]:
 
 def is_downloaded(name: str) -> bool:
     """官方的 GPT-2 是否在本机的 Hugging Face 缓存里。"""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
     # 官方的仓库搬过家，两个名字都通
     return any((snapshot / weights).exists() for owner in ("", "openai-community--") for weights in WEIGHT_FILES
-               for snapshot in cache.glob(f"models--{owner}{name}/snapshots/*"))
+               for snapshot in _hub_cache().glob(f"models--{owner}{name}/snapshots/*"))
+
+
+def _hub_cache() -> Path:
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
 
 
 def check_available(name: str) -> None:
@@ -140,9 +147,35 @@ def _read_weights(cls: Any, name: str, on_download: Callable[[], None]) -> tuple
                 raise
             on_download()
             check_available(name)
-            return cls.from_pretrained(name, output_loading_info=True)
+            _download(name)
+            return cls.from_pretrained(name, local_files_only=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unavailable(name, error) from error
+
+
+def _download(name: str) -> None:
+    """官方的 GPT-2 下到 Hugging Face 的缓存里；断在半路、没有声音了抛 `OSError`。下了一半的留着，下次接着下。"""
+    from huggingface_hub import constants, hf_hub_download
+
+    # 默认攒够 10 MiB 才写一次，xet 攒得更多：慢的线路上看不出它在动
+    constants.DOWNLOAD_CHUNK_SIZE, constants.HF_HUB_DISABLE_XET = 1 << 18, True
+    folder = _hub_cache() / f"models--{name}"
+
+    def arrived() -> tuple[int, float]:
+        """已到的字节数与最近一次写的时刻：有的下载法先占好整个文件。"""
+        found = []
+        for path in folder.glob("blobs/*"):
+            # 下完的正在改名
+            with contextlib.suppress(OSError):
+                found.append(path.stat())
+        return sum(one.st_size for one in found), max((one.st_mtime for one in found), default=0.0)
+
+    for file in ("config.json", "model.safetensors"):
+        try:
+            while_moving(STALL_S, arrived, partial(hf_hub_download, name, file))
+        # 网络库各有各的异常，没有共同的基类
+        except Exception as error:
+            raise OSError(_("the download of {file} broke off: {why}").format(file=file, why=error)) from error
 
 
 def _unavailable(name: str, error: Exception) -> BadInput:

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nanogpt import __version__
 from nanogpt.config import SampleConfig
+from nanogpt.deltas import Deltas, cropping
 from nanogpt.errors import BadInput, UserError
 from nanogpt.events import encode_event
 from nanogpt.i18n import _
 from nanogpt.listing import check_source, checkpoint_losses, list_models
-from nanogpt.prompt import TextStream
 from nanogpt.requests import (
-    INTERVAL_MS,
     MAX_LINE_BYTES,
     BadRequest,
     Id,
@@ -229,7 +228,7 @@ class Server:
         prompt = prompt_text(request)
         ids = loaded.encode(prompt)
         self.send(request.id, "begin", seed=request.config.seed, prompt_tokens=len(ids), **cropping(loaded, ids))
-        deltas = Deltas(self, request)
+        deltas = Deltas(request, lambda **fields: self.send(request.id, "delta", **fields))
         with memory_explained(loaded.source.where):
             for step in complete(loaded, ids, request.config, lambda: request.is_cancelled):
                 deltas.add(step)
@@ -276,52 +275,3 @@ class Server:
         known = set(getattr(self.loaded.tokenizer, "tokens", ()))
         found = [i for i, char in enumerate(text) if char not in known][:_MOST_INDICES]
         return {"index": found[0], "indices": found} if found else {}
-
-
-class Deltas:
-    """把一步步的新文本攒成 `delta` 事件，每个样本各攒各的。"""
-
-    def __init__(self, server: Server, request: Request):
-        self.server, self.request = server, request
-        self.interval_s = request.own.get("interval_ms", INTERVAL_MS) / 1e3
-        self.tokens = 0
-        self.first: float | None = None  # 第一个 token 到来的时刻
-        self._samples: dict[int, Any] = {}
-        self._text: dict[int, list[str]] = {}
-        self._scores: dict[int, list[dict[str, Any]]] = {}
-        self._sent: dict[int, float] = {}
-
-    def add(self, step: Any) -> None:
-        number, now = step.sample.number, time.perf_counter()
-        if step.sample.finish != "cancelled":
-            self.tokens += 1
-            self.first = self.first or now
-        self._samples[number] = step.sample
-        self._text.setdefault(number, []).append(step.text)
-        if step.score is not None:
-            self._scores.setdefault(number, []).append(step.score)
-        if step.sample.finish or now - self._sent.get(number, 0.0) >= self.interval_s:
-            self._send(number)
-            self._sent[number] = now
-
-    def _send(self, number: int) -> None:
-        text = "".join(self._text.pop(number, []))
-        scores = self._scores.pop(number, [])
-        if text or scores or self.interval_s == 0:
-            tokens = {"tokens": scores} if self.request.config.logprobs else {}
-            self.server.send(self.request.id, "delta", sample=number, text=text,
-                             new_tokens=self._samples[number].tokens, **tokens)
-
-    def samples(self) -> list[dict[str, Any]]:
-        return [{"text": sample.text, "tokens": sample.tokens, "finish": sample.finish,
-                 "context_tokens": sample.context_tokens} for _number, sample in sorted(self._samples.items())]
-
-
-def cropping(loaded: "Loaded", ids: list[int]) -> dict[str, int]:
-    """提示装不下时开头被截去多少。"""
-    context = min(len(ids), loaded.model.config.block_size)
-    stream = TextStream(loaded.tokenizer, [])
-    for token in ids[:len(ids) - context]:
-        stream.push(token)
-    return {"context_tokens": context, "cropped_tokens": len(ids) - context, "cropped_chars": stream.chars}
-
