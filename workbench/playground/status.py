@@ -45,7 +45,7 @@ def _status(play: Playground, run: WatchedRun | None, began: float) -> Said:
         return load.problem.lines(), True
     if load is not None and not load.has_ended:
         return [_(STAGES.get(load.stage, STAGES["starting"]))], False
-    return ["; ".join([*_counts(play), _("ctrl+r samples")])], False
+    return [_("; ").join([*_counts(play), _("ctrl+r samples")])], False
 
 
 def _is_gone(problem: Problem) -> bool:
@@ -55,14 +55,14 @@ def _is_gone(problem: Problem) -> bool:
 def _working(play: Playground, running: Generation, began: float) -> str:
     load = play.engine.load
     if load is not None and not load.has_ended:
-        return _(STAGES.get(load.stage, STAGES["starting"])) + "; " + _("esc cancels")
+        return _(STAGES.get(load.stage, STAGES["starting"])) + _("; ") + _("esc cancels")
     written = sum(sample.size for sample in running.samples)
     if not written:
-        return _("reading the prompt") + "; " + _("esc stops")
+        return _("reading the prompt") + _("; ") + _("esc stops")
     parts = [_("writing: {n} characters").format(n=f"{written:,}"),
              _("{seconds:.1f} s").format(seconds=max(0.0, time.monotonic() - began)),
              *progress(running, play.model.block_size if play.model is not None else None)]
-    return ", ".join(parts) + "; " + _("esc stops")
+    return _(", ").join(parts) + _("; ") + _("esc stops")
 
 
 def _ended(play: Playground, running: Generation) -> Said:
@@ -77,7 +77,7 @@ def _ended(play: Playground, running: Generation) -> Said:
              *statistics(running, model.block_size if model is not None else None)]
     if running.is_full:
         parts.append(_("only the beginning is kept"))
-    return ["; ".join(parts)], False
+    return [_("; ").join(parts)], False
 
 
 def _counts(play: Playground) -> list[str]:
