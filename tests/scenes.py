@@ -5,8 +5,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 Scene = Callable[[Any], Awaitable[None]]
 
 
@@ -131,6 +133,31 @@ async def presets(pilot: Any) -> None:
 
 async def datasets(pilot: Any) -> None:
     await _launch_page(pilot, "2")
+
+
+async def own_text(pilot: Any) -> None:
+    """自己的文本：路径、分词器、预览。"""
+    await _launch_page(pilot, "2")
+    Path("poems.txt").write_bytes((ROOT / "data" / "chinese_poems" / "poems.txt").read_bytes())
+    await open_with(pilot, "a", "OwnTextScreen")
+    screen = pilot.app.screen
+    await press(pilot, *"poe", "tab", "down", "down", "right", "right", "right", "down", "ctrl+u", *"500")
+    await until(pilot, lambda: screen.shown and screen.shown["vocab_size"] == 500 and not screen.is_asking)
+
+
+async def own_text_problem(pilot: Any) -> None:
+    """打错了的路径。"""
+    await _launch_page(pilot, "2")
+    await open_with(pilot, "a", "OwnTextScreen")
+    await press(pilot, *"tale.txt")
+    await until(pilot, lambda: pilot.app.screen.found_problem)
+
+
+async def doctor(pilot: Any) -> None:
+    """检查表单里选的那个数据集。"""
+    await _launch_page(pilot, "2")
+    await open_with(pilot, "c", "DoctorScreen")
+    await until(pilot, lambda: pilot.app.screen.found)
 
 
 async def machine(pilot: Any) -> None:

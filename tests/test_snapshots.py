@@ -33,10 +33,10 @@ NOW = 1_767_225_600.0
 DEVICES = [Device("cuda:0", "NVIDIA H100 80GB HBM3", 81559), Device("cpu", "AMD EPYC, 16 cores", 128 * 1024)]
 SMALL, TALL = (80, 24), (120, 40)
 # （场景，大小）
-SCENES = [(getattr(scenes, name), SMALL) for name in (
+SCENES = [*((getattr(scenes, name), SMALL) for name in (
     "runs", "filtered", "help", "palette", "confirm", "note", "monitor", "failed", "overlay", "presets", "datasets",
-    "machine", "launch", "editing", "save", "sample")] + [(getattr(scenes, name), TALL) for name in (
-        "runs", "monitor", "launch")]
+    "own_text", "own_text_problem", "doctor", "machine", "launch", "editing", "save", "sample")),
+    *((getattr(scenes, name), TALL) for name in ("runs", "monitor", "launch", "own_text"))]
 
 
 class Pictured(WorkbenchApp):

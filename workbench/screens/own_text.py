@@ -149,8 +149,9 @@ class OwnTextScreen(Screen["str | None"]):
         self.is_asking = False
         try:
             options = self.own.options()
-        except BadInput:
-            self.shown = None
+        except BadInput as error:
+            # 数打了一半的，前面的预览还看得
+            self.shown = self.shown if error.code == "bad_value" else None
             return
         if self.is_read_only:
             return
@@ -259,7 +260,8 @@ class OwnTextScreen(Screen["str | None"]):
     def action_move(self, step: int) -> None:
         boxes = self.boxes()
         at = boxes.index(self.focused) if self.focused in boxes else 0
-        boxes[(at + step) % len(boxes)].focus()
+        # `focus()` 要等一轮才作数，连着按的键就落了空
+        self.set_focus(boxes[(at + step) % len(boxes)])
 
     async def action_complete(self) -> None:
         if self.focused is not self.path or not await self.path.complete():

@@ -12,8 +12,9 @@ from nanogpt.text import visible
 from workbench.terminal import cells, is_ascii_only, pad, wrap
 from workbench.widgets.lines import line_of
 
-# 程度 → （名字, 样式）
-LEVELS = {"error": (N_("error"), "bold red"), "warning": (N_("warning"), "bold yellow"), "note": (N_("note"), "bold")}
+# 程度 → （写法, 样式）
+LEVELS = {"error": (N_("error: {what}"), "bold red"), "warning": (N_("warning: {message}"), "bold yellow"),
+          "note": (N_("for your information: {text}"), "bold")}
 BAR_CELLS = 30
 
 
@@ -24,8 +25,9 @@ def report_lines(found: dict[str, Any], width: int, workspace: str) -> list[Stri
 
     lines = []
     for finding in found["findings"]:
-        name, style = LEVELS.get(finding["level"], (finding["level"], ""))
-        lines += [line_of((part, style)) for part in wrap(f"{_(name)}: {clean(finding['what'])}", width)]
+        form, style = LEVELS[finding["level"]]
+        what = clean(finding["what"])
+        lines += [line_of((part, style)) for part in wrap(_(form).format(what=what, message=what, text=what), width)]
         for text, key in ((_("  where: {where}"), "where"), (_("  fix: {hint}"), "hint")):
             if finding[key]:
                 lines += [line_of(part) for part in wrap(text.format(**{key: clean(finding[key])}), width)]
