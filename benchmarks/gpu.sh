@@ -24,7 +24,7 @@ export TMPDIR=$SCRATCH TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$SCRAT
 trap 'rm -rf "$SCRATCH"' EXIT
 
 # 名字与各自的秒数上限；限的是卡住的情形，平常远用不到
-parts=(environment:40 correctness:150 warm:130 speed:190 modern:90 sampling:110 xl:90 batches:300)
+parts=(environment:60 correctness:150 warm:130 speed:190 modern:90 sampling:110 xl:90 batches:300)
 if [[ -n ${PARTS:-} ]]; then
     chosen=()
     for part in "${parts[@]}"; do

@@ -88,6 +88,10 @@ def print_report(parts: dict[str, dict[str, Any]], seconds: int, failed: int) ->
     host = environment.get("machine", {})
     print(f"device: {torch.get('device')}, torch {torch.get('torch')}, CUDA {torch.get('cuda')}, "
           f"python {host.get('python')}, commit {host.get('commit')}")
+    if environment.get("limits"):
+        limits = environment["limits"]
+        print(f"measured limits: {limits['bfloat16_flops'] / 1e12:,.1f} TFLOP/s in bfloat16, "
+              f"{limits['read_bytes_per_second'] / 1e9:,.0f} GB/s read")
     if environment.get("dry_run"):
         print("DRY RUN on the CPU with toy shapes: the numbers mean nothing")
     print_table(f"parts ({seconds} s in all, {failed} failed)", ["part", "status", "s"],
