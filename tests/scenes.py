@@ -141,8 +141,8 @@ async def own_text(pilot: Any) -> None:
     Path("poems.txt").write_bytes((ROOT / "data" / "chinese_poems" / "poems.txt").read_bytes())
     await open_with(pilot, "a", "OwnTextScreen")
     screen = pilot.app.screen
-    await press(pilot, *"poe", "tab", "down", "down", "right", "right", "right", "down", "ctrl+u", *"500")
-    await until(pilot, lambda: screen.shown and screen.shown["vocab_size"] == 500 and not screen.is_asking)
+    await press(pilot, *"poe", "tab", "down", "down", "right", "right", "right", "down", "ctrl+u", *"1500")
+    await until(pilot, lambda: screen.shown and screen.shown["vocab_size"] == 1500 and not screen.is_asking)
 
 
 async def own_text_problem(pilot: Any) -> None:

@@ -107,7 +107,12 @@ def test_errors_as_one_types(space: Path) -> None:
     (space / "photo.txt").write_bytes(b"\x89PNG\r\n" + os.urandom(500))
 
     async def scenario(app: Any, pilot: Any) -> None:
-        await open_own(app, pilot, "nowhere.txt")
+        await open_own(app, pilot)
+        # `j`、`k` 在框里是字
+        await pilot.press(*"jk.txt")
+        assert own_path(app) == "jk.txt"
+        await see(pilot, "jk.txt does not exist", "pagedown  Preview")
+        await fill(app, pilot, "nowhere.txt")
         await see(pilot, "nowhere.txt does not exist", "fix:")
         await pilot.press("enter")
         assert isinstance(app.screen, OwnTextScreen) and not (space / "data" / "nowhere").exists()
@@ -273,8 +278,7 @@ def test_the_check_shows_what_is_wrong(space: Path) -> None:
 
     async def scenario(app: Any, pilot: Any) -> None:
         page = await open_data_page(app, pilot)
-        pane = page.query_one("DatasetPane")
-        pane.show_new("leaky")
+        page.query_one("DatasetPane").show_new("leaky")
         await pilot.press("c")
         await see(pilot, "Check of leaky", "error: 100% of random passages", "fix:", "block_size  16")
         text = screen_text(app)
@@ -291,7 +295,7 @@ def test_the_check_shows_what_is_wrong(space: Path) -> None:
         assert app.clipboard.endswith("nanogpt.prepare --check leaky --block-size=16")
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is page)
-        pane.show_new("tiny")
+        page.query_one("DatasetPane").show_new("tiny")
         await pilot.press("c")
         await see(pilot, "nothing wrong found", "train", "13,000 tokens")
         await pilot.press("escape")
