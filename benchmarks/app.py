@@ -1,4 +1,4 @@
-"""工作台有多快：起动、打开一百万个事件、看着运行增长时的 CPU 与字节、按键的迟延。
+"""工作台有多快：起动、打开一百万个事件、看着运行增长时的 CPU 与字节、按键的迟延（也在采样全速写着时）。
 
     python benchmarks/app.py --out results.json
     python benchmarks/app.py --quick              # 事件少、时间短：看它能跑，数字不算数
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app_playground import start_writing, write_model
 from app_runs import LiveRun, write_run
 from app_terminal import AppTerminal
 from processes import run
@@ -187,6 +188,15 @@ def measure_keys(folder: Path, plan: Plan, live_runs: int) -> dict[str, Any]:
     return {"live_runs": live_runs, "list": latency_figures(listed), "monitor": latency_figures(watched)}
 
 
+def measure_playground(folder: Path, plan: Plan) -> dict[str, Any]:
+    """采样界面里模型全速写着时，在编辑框里打字；同时的字节与 CPU（应用自己的，不算采样的进程）。"""
+    write_model(folder)
+    with app(folder) as terminal:
+        start_writing(terminal)
+        latencies = key_latencies(terminal, LETTERS[:plan.keys])
+        return {**latency_figures(latencies), **watch(terminal, plan.window_s)}
+
+
 def measure(folder: Path, plan: Plan) -> dict[str, Any]:
     parts: list[tuple[str, Callable[[Path], Any]]] = [
         ("start", lambda here: measure_start(here, plan)),
@@ -197,7 +207,8 @@ def measure(folder: Path, plan: Plan) -> dict[str, Any]:
         ("watching", lambda here: measure_watching(here, plan, 2000, [0.0, 1.0, 10.0])),
         ("watching_big", lambda here: measure_watching(here, plan, plan.events, [1.0, 10.0])),
         ("keys", lambda here: measure_keys(here, plan, 1)),
-        ("keys_many", lambda here: measure_keys(here, plan, plan.live_runs))]
+        ("keys_many", lambda here: measure_keys(here, plan, plan.live_runs)),
+        ("playground", lambda here: measure_playground(here, plan))]
     results = {}
     for name, part in parts:
         here = folder / name
@@ -232,6 +243,9 @@ def rows_of(results: dict[str, Any]) -> list[list[str]]:
         for where in ("list", "monitor"):
             what = f"key latency, {where}, {item['live_runs']} live at 10 a second"
             rows.append([what, _latency(item[where]), "worst < 50 ms"])
+    writing = results["playground"]
+    rows.append(["key latency, playground while it writes", _latency(writing), "worst < 50 ms"])
+    rows.append(["playground while it writes", f"{_bytes(writing)}, {_share(writing)}", ""])
     return rows
 
 

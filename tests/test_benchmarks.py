@@ -208,7 +208,7 @@ def test_app_benchmark_measures_everything(tmp_path: Path) -> None:
     """真的伪终端上走完全部各项，缩小了的；每一项都有数，数都说得通，不问快慢。约一分钟。"""
     out = tmp_path / "results.json"
     done = subprocess.run([sys.executable, str(BENCHMARKS / "app.py"), "--quick", "--out", str(out)],
-                          capture_output=True, text=True, env=ENVIRON, timeout=280)
+                          capture_output=True, text=True, env=ENVIRON, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the numbers mean nothing" in done.stdout and "wanted" in done.stdout
     results = json.loads(out.read_text(encoding="utf-8"))
@@ -226,6 +226,9 @@ def test_app_benchmark_measures_everything(tmp_path: Path) -> None:
             assert 0 < results[name][where]["median_ms"] <= results[name][where]["worst_ms"]
             assert results[name][where]["keys"] == 5
     assert results["keys_many"]["live_runs"] == 2 and results["quick"]
+    writing = results["playground"]
+    assert 0 < writing["median_ms"] <= writing["worst_ms"] and writing["keys"] == 5
+    assert writing["bytes_per_second"] > 0, "nothing was being written"
 
 
 def test_app_terminal_times_and_counts(tmp_path: Path) -> None:

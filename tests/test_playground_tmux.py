@@ -59,10 +59,13 @@ def test_playground_by_keys(space: Path, tmp_path: Path) -> None:
         terminal.keys("Enter")
         terminal.settle()
         terminal.keys("Enter")
-        terminal.until(lambda text: "/  Search" not in text, what="the editor open")
-        # 连着来的一串里，Textual 先收字、后做绑定的键
-        terminal.keys("C-u")
-        terminal.see("cannot be ''")
+        # 输入框露面、拿到焦点要一会儿；连着来的一串里，Textual 先收字、后做绑定的键
+        terminal.until(lambda text: re.search(r"^ *200 *$", text, re.M), what="the value being edited")
+        end = time.monotonic() + 60
+        while "cannot be ''" not in terminal.text:
+            assert time.monotonic() < end, terminal.text
+            terminal.keys("C-u")
+            terminal.settle()
         terminal.type("900000")
         terminal.settle()
         terminal.keys("Enter")
@@ -95,13 +98,24 @@ def test_playground_by_keys(space: Path, tmp_path: Path) -> None:
         terminal.tmux("send-keys", "M-e")
         terminal.see("def edited(")
         terminal.keys("F7")
-        terminal.see("max_new_tokens")
-        terminal.settle()
+        terminal.see("max_new_tokens", "legal:")
         terminal.keys("d")
         terminal.until(lambda text: "900000" not in text, what="the length go back")
         terminal.keys("F7")
+        # 选两个并排；再是每一个检查点
+        terminal.keys("F8")
+        terminal.see("Compare: mark the models")
+        terminal.type("ckpt-")
+        terminal.until(lambda text: "gpt2-xl" not in text, what="the search")
+        terminal.keys("C-a")
+        terminal.see("2 marked")
+        terminal.keys("Enter")
+        terminal.see("2 of 2 models", "1 done ckpt-3.pt", "2 done ckpt-6.pt", "ppl of text", limit_s=90)
+        terminal.keys("Escape")
+        # 比较装过别的模型：还是选中的那一个
+        terminal.see("Sample: done ckpt-3.pt  ckpt-3.pt, iter 3")
         terminal.keys("F9")
-        terminal.see("2 of 2 models", "ppl of text", limit_s=60)
+        terminal.see("2 of 2 models", "ppl of text", limit_s=90)
         terminal.keys("Escape")
         terminal.see("Sample: done")
         pid = servers(terminal.pid)[0]
