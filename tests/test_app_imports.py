@@ -45,15 +45,16 @@ def walk(workspace: Path) -> subprocess.CompletedProcess[str]:
 
 
 def screens() -> set[str]:
-    """`workbench/screens` 里的每一屏，除了供继承的三个。"""
+    """`workbench/screens` 里的每一屏，除了供别的屏继承的。"""
     import importlib
     import inspect
 
     from textual.screen import Screen
 
-    names = set()
+    found: set[type] = set()
     for path in (ROOT / "workbench" / "screens").glob("[!_]*.py"):
         module = importlib.import_module(f"workbench.screens.{path.stem}")
-        names |= {name for name, value in vars(module).items()
+        found |= {value for value in vars(module).values()
                   if inspect.isclass(value) and issubclass(value, Screen) and value.__module__ == module.__name__}
-    return names - {"WorkbenchScreen", "RunActions", "PlaygroundTools"}
+    bases = {base for kind in found for base in kind.__mro__[1:]}
+    return {kind.__name__ for kind in found - bases}
