@@ -118,7 +118,8 @@ def main() -> int:
         try:
             wait_for_iter(Path("runs", RUNS[-1][0]), LIVE_ITERS, processes[-1])
             for lang in ("en", "zh"):
-                for go in (scenes.runs, scenes.monitor, scenes.launch, scenes.own_text):
+                for go in (scenes.runs, scenes.monitor, scenes.launch, scenes.own_text, scenes.playground,
+                           scenes.tokens):
                     path = asyncio.run(take(workspace, lang, go.__name__, go))
                     print(f"{path.relative_to(ROOT)}: {path.stat().st_size:,} bytes", flush=True)
         finally:

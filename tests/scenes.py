@@ -190,6 +190,107 @@ async def sample(pilot: Any) -> None:
     await until(pilot, lambda: play.count is not None and play.count.tokens == 4)
 
 
+async def playground(pilot: Any) -> None:
+    """写完的一页，用平时的参数。"""
+    await sample(pilot)
+    play = pilot.app.playground
+    await pilot.press("ctrl+r")
+    await until(pilot, lambda: play.generation is not None and not play.is_busy)
+
+
+async def tokens(pilot: Any) -> None:
+    """那一页，逐个 token。"""
+    await playground(pilot)
+    await open_with(pilot, "alt+t", "InspectScreen")
+    await until(pilot, lambda: pilot.app.screen.score is None or pilot.app.screen.score.has_ended)
+    await press(pilot, *"jllll")
+
+
+async def written(pilot: Any) -> None:
+    """贪心写了一段；速度各台机器不同，换成一个定数。"""
+    await sample(pilot)
+    play = pilot.app.playground
+    play.set_control("temperature", "0")
+    play.set_control("max_new_tokens", "60")
+    await pilot.press("ctrl+r")
+    await until(pilot, lambda: play.generation is not None and not play.is_busy)
+    _set_figures(play.generation)
+    pilot.app.screen.show_now()
+    await settle(pilot)
+
+
+def _set_figures(generation: Any) -> None:
+    generation.tokens_per_second, generation.first_token_ms = 250.0, 10.0
+
+
+async def inspect(pilot: Any) -> None:
+    """写出来的那一段，逐个 token。"""
+    await written(pilot)
+    await open_with(pilot, "alt+t", "InspectScreen")
+    await until(pilot, lambda: pilot.app.screen.score is None or pilot.app.screen.score.has_ended)
+    await press(pilot, "l", "l")
+
+
+async def models(pilot: Any) -> None:
+    await sample(pilot)
+    await open_with(pilot, "f4", "PickerScreen")
+    await until(pilot, lambda: pilot.app.screen.items)
+
+
+async def compare(pilot: Any) -> None:
+    """两个检查点，贪心。"""
+    await sample(pilot)
+    pilot.app.playground.set_control("temperature", "0")
+    pilot.app.playground.set_control("max_new_tokens", "60")
+    await open_with(pilot, "f8", "PickerScreen")
+    await until(pilot, lambda: len(pilot.app.screen.items) > 1)
+    await press(pilot, "tab", "tab")
+    await open_with(pilot, "enter", "CompareScreen")
+    found = pilot.app.screen.comparison
+    await until(pilot, lambda: found.has_ended)
+    for entry in found.entries:
+        _set_figures(entry.generation)
+    pilot.app.screen.renew()
+    await settle(pilot)
+
+
+async def chat(pilot: Any) -> None:
+    """对话的一页，还没有发出。"""
+    await sample(pilot)
+    await press(pilot, "f6", *"hello")
+    await until(pilot, lambda: pilot.app.playground.count is not None and pilot.app.playground.count.has_ended)
+
+
+async def template(pilot: Any) -> None:
+    await sample(pilot)
+    await press(pilot, "f7")
+    await open_with(pilot, "m", "PickerScreen")
+    await until(pilot, lambda: pilot.app.screen.items)
+    await open_with(pilot, "enter", "TemplateScreen")
+
+
+async def perplexity(pilot: Any) -> None:
+    """数据集 `tiny` 的验证集上的困惑度。"""
+    await written(pilot)
+    await pilot.press("tab")
+    await open_with(pilot, "p", "PerplexityScreen")
+    await press(pilot, *"tiny", "enter")
+    await until(pilot, lambda: pilot.app.screen.score is not None and pilot.app.screen.score.has_ended)
+
+
+async def page_name(pilot: Any) -> None:
+    """存一页：问名字。"""
+    await written(pilot)
+    await open_with(pilot, "ctrl+s", "AskScreen")
+
+
+async def nodes(pilot: Any) -> None:
+    """两台机器，每台的命令。"""
+    await _launch_page(pilot, "3")
+    pilot.app.screen.draft.machine.set("nodes", "2")
+    await open_with(pilot, "N", "NodesScreen")
+
+
 async def preparing(pilot: Any) -> None:
     """快速开始前备数据：脚本说了一行之后。"""
     await until(pilot, lambda: pilot.app.is_loaded)

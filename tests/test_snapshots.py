@@ -1,4 +1,4 @@
-"""各屏的样子，中英各一份：与 `__snapshots__/` 里存下的 SVG 逐字相同。约一分半。
+"""各屏的样子，中英各一份：与 `__snapshots__/` 里存下的 SVG 逐字相同。约三分钟。
 
 改了界面就 `make snapshots` 重存；没有想改而不同，`snapshot_report.html` 把新旧并排画出来。
 场景在 `scenes.py`，README 的图用的也是它们。不真的只有四样，因为各台机器、各个时刻都不同：钟、设备表、负荷，
@@ -35,8 +35,13 @@ SMALL, TALL = (80, 24), (120, 40)
 # （场景，大小）
 SCENES = [*((getattr(scenes, name), SMALL) for name in (
     "runs", "filtered", "help", "palette", "confirm", "note", "monitor", "failed", "overlay", "presets", "datasets",
-    "own_text", "own_text_problem", "doctor", "machine", "launch", "editing", "save", "sample")),
+    "own_text", "own_text_problem", "doctor", "machine", "launch", "editing", "save", "nodes")),
     *((getattr(scenes, name), TALL) for name in ("runs", "monitor", "launch", "own_text"))]
+
+
+# 要起采样的服务进程的，每个约 5 秒
+PLAYGROUND = [getattr(scenes, name) for name in ("sample", "written", "inspect", "models", "compare", "chat",
+                                                 "template", "perplexity", "page_name")]
 
 
 class Pictured(WorkbenchApp):
@@ -114,7 +119,8 @@ def write_checkpoint(out_dir: Path, iter_num: int) -> None:
     from nanogpt.model import GPT, GPTConfig
     from nanogpt.tokenizer import CharTokenizer
 
-    letters = [chr(code) for code in range(32, 127)]
+    torch.manual_seed(iter_num)
+    letters = ["\n", *(chr(code) for code in range(32, 127))]
     shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 64, "bias": False, "vocab_size": len(letters),
              "dropout": 0.0}
     torch.save({"model": GPT(GPTConfig(**shape)).state_dict(), "model_args": shape, "iter_num": iter_num,
@@ -129,10 +135,11 @@ def full(space: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         make_tiny_dataset(space / "data" / name)
     running = add_run(space, "quickstart-20260101-000000", 2, monkeypatch, 300, None, max_iters=1000)
     stopped = add_run(space, "莎士比亚-字符级", 7200, monkeypatch, 200, "stopped", max_iters=200, dataset="shakespeare")
-    add_run(space, "higher-lr", 3 * 86400, monkeypatch, 150, "diverged", max_iters=400, learning_rate=8e-2)
+    failed = add_run(space, "higher-lr", 3 * 86400, monkeypatch, 150, "diverged", max_iters=400, learning_rate=8e-2)
     (stopped / "notes.md").write_text("第一次 #baseline\n", encoding="utf-8")
-    write_checkpoint(stopped, 200)
-    make_old(stopped, 7200)
+    for out_dir, age_s, iter_num in ((stopped, 7200, 200), (failed, 3 * 86400, 150)):
+        write_checkpoint(out_dir, iter_num)
+        make_old(out_dir, age_s)
     with open(running / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield space
@@ -148,6 +155,14 @@ def compare(snap_compare: Callable[..., bool], scene: scenes.Scene, size: tuple[
 @pytest.mark.parametrize(("scene", "size"), SCENES, ids=[f"{scene.__name__}-{size[0]}" for scene, size in SCENES])
 def test_screen(snap_compare: Callable[..., bool], scene: scenes.Scene, size: tuple[int, int], language: str) -> None:
     assert compare(snap_compare, scene, size, language)
+
+
+@pytest.mark.xdist_group("playground")
+@pytest.mark.usefixtures("full")
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("scene", PLAYGROUND, ids=[scene.__name__ for scene in PLAYGROUND])
+def test_playground(snap_compare: Callable[..., bool], scene: scenes.Scene, language: str) -> None:
+    assert compare(snap_compare, scene, SMALL, language)
 
 
 @pytest.mark.usefixtures("space")
