@@ -149,7 +149,7 @@ def test_the_query_answers_refuses_and_is_killed(here: Path) -> None:
             await task
 
     asyncio.run(cancelled())
-    assert children() == before
+    assert children() <= before
 
 
 def test_the_query_speaks_the_language() -> None:
