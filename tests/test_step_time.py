@@ -8,7 +8,7 @@ import pytest
 from pilot import drive, see, until, write_run
 
 from nanogpt.events import EventWriter
-from workbench.iter_event import IterEvent, parse_event
+from workbench.iter_event import IterEvent, parse_events
 from workbench.run_state import KEPT_STEPS, STEP_PARTS, RunState
 from workbench.screens.monitor import MonitorScreen
 from workbench.step_time import step_rows
@@ -25,7 +25,7 @@ def timed(number: int, **changes: Any) -> bytes:
 
 def state_of(*lines: bytes) -> RunState:
     state = RunState()
-    state.apply_events(event for event in map(parse_event, lines) if event is not None)
+    state.apply_events(parse_events(lines))
     return state
 
 
@@ -34,7 +34,7 @@ def test_medians_of_the_last_ones() -> None:
     old = [timed(i, forward_ms=900.0) for i in range(30)]
     new = [timed(i, forward_ms=400.0 if i == 60 else 4.0) for i in range(30, 30 + KEPT_STEPS)]
     fast, slow = state_of(*old, *new), state_of(*(line[:-1] + b', "more": 1}' for line in (*old, *new)))
-    assert type(parse_event(new[0])) is IterEvent and type(parse_event(new[0][:-1] + b', "more": 1}')) is dict
+    assert list(map(type, parse_events([new[0], new[0][:-1] + b', "more": 1}']))) == [IterEvent, dict]
     assert fast.step_parts() == slow.step_parts() == {"iter_ms": 16.0, **PARTS}
     assert len(fast.steps) == KEPT_STEPS and fast.iter_count == slow.iter_count == 30 + KEPT_STEPS
     for lacking in ({"data_ms": None}, {"logging_ms": -1.0}):

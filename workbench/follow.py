@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from nanogpt.events import MAX_LINE_BYTES
-from workbench.iter_event import Event, parse_event
+from workbench.iter_event import Event, parse_events
 
 # 文件开头的指纹：原地截断后又写得比原来还长时，大小看不出来，开头看得出来。
 HEAD_BYTES = 64
@@ -132,7 +132,7 @@ class Follower:
             lines[0] = bytes(self._carry) + lines[0]
         self._carry = bytearray(lines.pop())
         self._drop_long_carry()
-        events = [event for line in lines if (event := parse_event(line)) is not None]
+        events = parse_events(lines)
         self.bad_lines += len(lines) - len(events)
         return events
 

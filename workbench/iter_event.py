@@ -1,4 +1,4 @@
-"""把 `events.jsonl` 的一行解成事件：合乎规矩的 `iter` 行走快路，别的交给 `nanogpt.events.parse_line`。
+"""把 `events.jsonl` 的各行解成事件：合乎规矩的 `iter` 行走快路，别的交给 `nanogpt.events.parse_line`。
 
 `Follower` 调用；`RunState` 把 `IterEvent` 成批折叠成数列。一百万行里几乎全是 `iter`，快路每行约 0.4 微秒，
 仔细的路约 5 微秒。快路只认「字段不多不少、类型都对、数都有限」的行，所以两条路对同一行说的总是一样。
@@ -39,11 +39,17 @@ Event = IterEvent | dict[str, Any]
 _DECODER = msgspec.json.Decoder(IterEvent)
 
 
-def parse_event(line: bytes) -> Event | None:
-    """一行（不含换行）对应的事件；不是合法事件时返回 None，从不抛出异常。"""
-    if len(line) > MAX_LINE_BYTES:
-        return None
-    try:
-        return _DECODER.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return parse_line(line)
+def parse_events(lines: list[bytes]) -> list[Event]:
+    """各行（不含换行）对应的事件；不是合法事件的跳过，从不抛出异常。"""
+    events: list[Event] = []
+    # 一百万次里省下的函数调用就是几百毫秒
+    decode, keep = _DECODER.decode, events.append
+    for line in lines:
+        if len(line) > MAX_LINE_BYTES:
+            continue
+        try:
+            keep(decode(line))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            if (event := parse_line(line)) is not None:
+                keep(event)
+    return events

@@ -118,7 +118,8 @@ class RunState:
             if kind is IterEvent:
                 found = list(group)
                 self._append_rows(list(map(_ROW, found)))
-                self._keep_parts(map(_PARTS, found[-KEPT_STEPS:]))
+                if _PARTS(found[-1])[1] is not None:
+                    self._keep_parts(map(_PARTS, found[-KEPT_STEPS:]))
                 self.version += len(found)
             else:
                 for event in group:
@@ -320,7 +321,10 @@ class RunState:
 
 
 def _doubles(values: Sequence[float | None]) -> "array[float]":
-    return array("d", [_NAN if value is None else value for value in values])
+    try:
+        return array("d", values)  # type: ignore[arg-type]
+    except TypeError:
+        return array("d", [_NAN if value is None else value for value in values])
 
 
 def _gaps(losses: "array[float]") -> int:
