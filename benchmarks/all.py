@@ -47,7 +47,7 @@ STEPS = {
                     "J3 training step, bf16 autocast", "1.40", 3),
     "j2-bf16": Step("train.py", ("--job=J2", "--rounds=2", "--steps=4", "--ours=--dtype=bfloat16"),
                     "J2 training step, bf16 autocast", "1.40", 4),
-    "sample-j3": Step("sample.py", ("--job=J3", "--rounds=3", "--tokens=100"), "J3 sampling", "", 3),
+    "sample-j3": Step("sample.py", ("--job=J3", "--rounds=3", "--tokens=200"), "J3 sampling, 200 tokens", "", 5),
     "sample-j1": Step("sample.py", ("--job=J1", "--rounds=3"), "J1 sampling", "", 1),
     "time-to-loss": Step("time_to_loss.py", (), "time to nanoGPT's J1 loss, modern recipe", "5", 12),
 }
