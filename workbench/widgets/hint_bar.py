@@ -2,7 +2,6 @@
 
 from textual.binding import Binding
 from textual.screen import Screen
-from textual.widgets import Input, TextArea
 
 from nanogpt.i18n import _
 from workbench.terminal import cells, is_ascii_only
@@ -61,7 +60,8 @@ class HintBar(LineView):
             return
         width = self.size.width
         # 输入框里 `?` 是一个字
-        key = "f1" if isinstance(self.screen.focused, Input | TextArea) else "?"
+        focused = self.screen.focused
+        key = "f1" if focused is not None and focused.check_consume_key("question_mark", "?") else "?"
         last: list[Piece] = [(f" {key} ", "bold reverse"), (" " + _("help"), "")]
         room = width - sum(cells(text) for text, _style in last) - 1
         pieces: list[Piece] = []
