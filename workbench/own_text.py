@@ -12,11 +12,15 @@ from pathlib import Path
 from nanogpt.dataset import SPLITS, check_dataset_name
 from nanogpt.errors import BadInput
 from nanogpt.i18n import N_, _
+from nanogpt.prepare_recipe import Recipe
 from nanogpt.prepare_sources import FORMATS, SUFFIXES, suffix_of
 from nanogpt.shipped import shipped_dir
+from nanogpt.tokenizer import KINDS
 
 HUB = "hf:"
 AUTO, NO, YES = "auto", "no", "yes"
+# 没有说的，命令用这些
+_UNSAID = Recipe(())
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,17 @@ FIELDS = (
     Field("input", N_("text"), N_("files, folders or globs; several with spaces between; tab completes")),
     Field("name", N_("name"), N_("the dataset's name: a folder below data/")),
     Field("tokenizer", N_("tokenizer"), N_("a token is a character, a byte, of GPT-2's BPE, or of a BPE trained on "
-                                           "this text"), "char", ("char", "byte", "gpt2", "bpe")),
-    Field("vocab-size", N_("vocabulary"), N_("how many tokens the trained BPE has: 257 to 65,536"), "4096"),
+                                           "this text"), _UNSAID.tokenizer, KINDS),
+    Field("vocab-size", N_("vocabulary"), N_("how many tokens the trained BPE has: 257 to 65,536"),
+          str(_UNSAID.vocab_size)),
     Field("format", N_("format"), N_("what the files are; auto goes by their suffix"), AUTO, (AUTO, *FORMATS)),
     Field("encoding", N_("encoding"), N_("of the files, such as gb18030 or cp1252; empty: detected")),
     Field("column", N_("column"), N_("the column or key that holds the text; empty: text")),
     Field("separator", N_("separator"), N_("stands between the documents of a text file, such as <|endoftext|> or "
                                            "\\n\\n; empty: a file is one document")),
-    Field("val-fraction", N_("validation"), N_("the share that is kept for validation, between 0 and 1"), "0.1"),
-    Field("seed", N_("seed"), N_("of the split by document"), "1337"),
+    Field("val-fraction", N_("validation"), N_("the share that is kept for validation, between 0 and 1"),
+          str(_UNSAID.val_fraction)),
+    Field("seed", N_("seed"), N_("of the split by document"), str(_UNSAID.seed)),
     Field("drop-duplicates", N_("duplicates"), N_("yes: keep only the first of identical documents"), NO, (NO, YES)),
 )
 BY_KEY = {field.key: field for field in FIELDS}
