@@ -1,4 +1,4 @@
-"""CPU 上的全部比较，一条命令：依次起各个基准，各写一个 JSON，最后合成 `docs/performance.md` 要的表。
+"""CPU 上的全部比较，一条命令：依次起各个基准，各写一个 JSON，最后合成一张表。
 
     python benchmarks/all.py --nanogpt ../nanoGPT --out cpu-results
     python benchmarks/all.py --nanogpt ../nanoGPT --out cpu-results --only j1 j1-compile
