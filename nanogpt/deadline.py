@@ -11,8 +11,6 @@ from typing import TypeVar
 from nanogpt.i18n import _
 
 ResultT = TypeVar("ResultT")
-
-
 LOOK_S = 0.2
 
 

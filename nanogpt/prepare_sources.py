@@ -18,7 +18,7 @@ from nanogpt.text import visible
 
 FORMATS = ("text", "jsonl", "csv", "parquet", "arrow")
 SUFFIXES = {".txt": "text", ".text": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
-             ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+            ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 SAMPLE_BYTES = 1 << 18
 _BOMS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8"),
          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))

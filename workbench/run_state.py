@@ -118,6 +118,7 @@ class RunState:
             if kind is IterEvent:
                 found = list(group)
                 self._append_rows(list(map(_ROW, found)))
+                # 一次启动里，要么每行都有，要么都没有
                 if _PARTS(found[-1])[1] is not None:
                     self._keep_parts(map(_PARTS, found[-KEPT_STEPS:]))
                 self.version += len(found)

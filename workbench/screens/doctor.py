@@ -21,14 +21,12 @@ from nanogpt.text import visible
 from workbench.launch import command_line, python
 from workbench.messages import LanguageChanged
 from workbench.prepare_query import MODULE, query
-from workbench.terminal import wrap
 from workbench.widgets.doctor_report import report_lines
 from workbench.widgets.hint_bar import HintBar
 from workbench.widgets.launch_panes import read_only_error
-from workbench.widgets.lines import LineView, line_of
+from workbench.widgets.lines import LineView, error_lines, line_of
 
 LOOK_SECONDS = 0.5
-PAGE = 10
 
 
 class DoctorScreen(Screen[None]):
@@ -39,9 +37,9 @@ class DoctorScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down,j", "scroll(1)", N_("down"), id="doctor.down", tooltip=N_("scroll down")),
         Binding("up,k", "scroll(-1)", N_("up"), show=False, id="doctor.up", tooltip=N_("scroll up")),
-        Binding("pagedown,space,J", f"scroll({PAGE})", N_("page down"), id="doctor.page_down",
+        Binding("pagedown,space,J", "scroll_page(1)", N_("page down"), id="doctor.page_down",
                 tooltip=N_("scroll down a page")),
-        Binding("pageup,K", f"scroll(-{PAGE})", N_("page up"), show=False, id="doctor.page_up",
+        Binding("pageup,K", "scroll_page(-1)", N_("page up"), show=False, id="doctor.page_up",
                 tooltip=N_("scroll up a page")),
         Binding("home,g", "scroll(-1000000)", N_("start"), show=False, id="doctor.start", tooltip=N_("the beginning")),
         Binding("end,G", "scroll(1000000)", N_("end"), show=False, id="doctor.end", tooltip=N_("the end")),
@@ -105,8 +103,7 @@ class DoctorScreen(Screen[None]):
             (f" {_('Check of {name}').format(name=name)} ", "bold reverse"), width=self.app.size.width)])
         width = max(20, self.app.size.width - 4)
         if self.problem is not None:
-            lines = [line_of((part, "bold red")) for line in visible(str(self.problem)).split("\n")
-                     for part in wrap(line, width)]
+            lines = error_lines(self.problem, width)
         elif self.found is None:
             passed = _("checking... {n} s").format(n=int(time.monotonic() - self._began))
             lines = [line_of((passed, "dim"))]
@@ -117,9 +114,10 @@ class DoctorScreen(Screen[None]):
     # ---- 键 ----
 
     def action_scroll(self, rows: int) -> None:
-        box = self.query_one("#report", VerticalScroll)
-        rows = rows if abs(rows) != PAGE else (box.size.height - 2) * (1 if rows > 0 else -1)
-        box.scroll_relative(y=rows, animate=False)
+        self.query_one("#report", VerticalScroll).scroll_relative(y=rows, animate=False)
+
+    def action_scroll_page(self, pages: int) -> None:
+        self.action_scroll(pages * (self.query_one("#report", VerticalScroll).size.height - 2))
 
     def action_again(self) -> None:
         self.found = self.problem = None

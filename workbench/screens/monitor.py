@@ -254,7 +254,10 @@ class MonitorScreen(RunActions):
         return self.query_one("#log" if self.tabs[self.tab_index] == LOG else "#rows", TailView)
 
     def action_next_tab(self) -> None:
-        self.tab_index = (self.tab_index + 1) % len(self.tabs)
+        self._show_tab((self.tab_index + 1) % len(self.tabs))
+
+    def _show_tab(self, index: int) -> None:
+        self.tab_index = index
         is_growing = self.tabs[self.tab_index] not in (DIFFERENCES, SAMPLES, STEP_TIME)
         self.query_one("#rows", TailView).is_following = is_growing
         self._show_panel()
@@ -265,8 +268,7 @@ class MonitorScreen(RunActions):
         if STEP_TIME not in self.tabs:
             self.tabs.append(STEP_TIME)
         wanted = LOG if self.tabs[self.tab_index] == STEP_TIME else STEP_TIME
-        self.tab_index = self.tabs.index(wanted) - 1
-        self.action_next_tab()
+        self._show_tab(self.tabs.index(wanted))
 
     def action_scroll(self, rows: int) -> None:
         self._panel.scroll_rows(rows)

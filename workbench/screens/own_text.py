@@ -29,7 +29,7 @@ from workbench.terminal import wrap
 from workbench.widgets.field_form import Choice, FieldForm, FieldRow
 from workbench.widgets.hint_bar import HintBar
 from workbench.widgets.launch_panes import read_only_error
-from workbench.widgets.lines import LineView, line_of
+from workbench.widgets.lines import LineView, error_lines, line_of
 from workbench.widgets.path_input import PathInput
 from workbench.widgets.text_preview import preview_lines
 
@@ -235,8 +235,7 @@ class OwnTextScreen(Screen["str | None"]):
         error = self.problem or self.found_problem
         is_quiet = error is None or (error.code == "no_input" and not self._has_tried)
         if error is not None and not is_quiet:
-            lines = [line_of((part, "bold red")) for line in visible(str(error)).split("\n")
-                     for part in wrap(line, width)][:MOST_SAID]
+            lines = error_lines(error, width)[:MOST_SAID]
         else:
             key = (self.focused.id or "").removeprefix("field-") if self.focused is not None else "input"
             text = self.note or _(BY_KEY[key].help if key in BY_KEY else "")

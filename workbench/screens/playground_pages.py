@@ -101,10 +101,8 @@ class PlaygroundPages(WorkbenchScreen):
             return
         turn = self.play.conversation.turns[self.play.conversation.turns[at].parent or 0]
         self.transcript.cursor = turn.children[turn.chosen]
-        if not self.play.is_chat and (path := self.play.conversation.path()):
-            first = self.play.conversation.turns[path[0]]
-            if first.text != self.editor.text:
-                self.editor.put(first.text)
+        if not self.play.is_chat and self.editor.text != self.play.first_text:
+            self.editor.put(self.play.first_text)
         self.show_now()
 
     def action_edit_turn(self) -> None:

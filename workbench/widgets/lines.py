@@ -9,7 +9,9 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from workbench.terminal import cells, fit
+from nanogpt.errors import BadInput
+from nanogpt.text import visible
+from workbench.terminal import cells, fit, wrap
 
 Piece = tuple[str, str]
 _STYLES: dict[str, Style] = {}
@@ -32,6 +34,11 @@ def line_of(*pieces: Piece | str, width: int = 10_000) -> Strip:
             segments.append(Segment(text, style_of(style)))
             used += cells(text)
     return Strip(segments, used)
+
+
+def error_lines(error: BadInput, width: int) -> list[Strip]:
+    """一个错误的几行：净化过，折到 `width` 格。"""
+    return [line_of((part, "bold red")) for line in visible(str(error)).split("\n") for part in wrap(line, width)]
 
 
 class LineView(Widget):
