@@ -77,8 +77,9 @@ class Server:
         """写出一行。读者已经不在时，服务也没有用处了。"""
         line = encode_event(({} if event == "hello" else {"id": id}) | {"event": event, **fields})
         with self._lock:
-            # 客户一见到结尾就可以再用这个编号
-            if event in ("done", "error") and self.running is not None and self.running.id == id:
+            # 客户一见到结尾就可以再用这个编号；读请求的线程退回一个同编号的请求，不了结正在跑的那个
+            is_end = event in ("done", "error") and threading.current_thread() is threading.main_thread()
+            if is_end and self.running is not None and self.running.id == id:
                 self.running = None
             try:
                 while line:

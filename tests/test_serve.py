@@ -197,6 +197,7 @@ def test_cancel_within_a_token(client: Client) -> None:
     """取消立刻生效，已写出的留着；排队的当场了结；下一个请求照常。"""
     client.ask(0, "load", out_dir="out")
     client.send(id=1, op="generate", prompt="abc", max_new_tokens=10_000_000, interval_ms=0)
+    assert client.read()["event"] == "begin"  # 已经在跑：退回的同编号请求不能把它当作了结
     client.send(id=2, op="generate", prompt="abc")
     client.send(id=3, op="score", text="abc")
     client.send(id=1, op="tokenize", text="a")
