@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 from trainer_fork import ROOT, TrainerServer, clean_env
 
+# 平常的 `make test` 里，同一条路走过一遍就够；别的语言、别的大小、足数的遍数要 NANOGPT_WORKBENCH_SLOW=1
+IS_SLOW = os.environ.get("NANOGPT_WORKBENCH_SLOW") == "1"
+slow = pytest.mark.skipif(not IS_SLOW, reason="set NANOGPT_WORKBENCH_SLOW=1")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_bpe = pytest.mark.skipif(not (SHARED / "tiktoken_cache").is_dir(), reason="no GPT-2 BPE files here")
 # 几千个参数的模型：一步约 3 ms
 TINY_MODEL = ("--n_layer=2", "--n_head=2", "--n_embd=16", "--block_size=16")
 TINY = (*TINY_MODEL, "--dataset=tiny", "--batch_size=4", "--gradient_accumulation_steps=2", "--dropout=0.1",

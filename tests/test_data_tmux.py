@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import slow
 from hostile import leaks
 from terminal import BRAILLE, Terminal, needs_tmux
 from test_e2e_tmux import PRESET
@@ -34,7 +35,7 @@ def space(tmp_path: Path) -> Iterator[Path]:
         signal_holder(out_dir, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("size", "language"), [((80, 24), "en"), ((200, 50), "zh")])
+@pytest.mark.parametrize(("size", "language"), [pytest.param((80, 24), "en", marks=slow), ((200, 50), "zh")])
 def test_from_a_text_file_to_a_running_training(space: Path, tmp_path: Path, size: tuple[int, int],
                                                 language: str) -> None:
     use_language(language)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED, needs_bpe
 
 from nanogpt import prepare
 from nanogpt.dataset import open_dataset, write_dataset
@@ -14,7 +15,6 @@ from nanogpt.dataset_stats import leaked_share
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 TEXT = "".join(f"Line {i * i} of a text that goes on: {i * 7919 % 1000}.\n" for i in range(3000))
 CHARS = CharTokenizer(sorted(set(TEXT)))
 
@@ -98,7 +98,8 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("planted", PLANTED)
+@pytest.mark.parametrize("planted", [pytest.param(name, marks=[needs_bpe] if name == "wrong_tokenizer" else [])
+                                     for name in PLANTED])
 def test_planted_fault_is_found(planted, folder):
     assert codes() == {}
     PLANTED[planted](folder)

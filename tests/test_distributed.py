@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, make_tiny_dataset
+from conftest import TINY, make_tiny_dataset, slow
 from fault_campaign import events_of, load, same
 from trainer_fork import clean_env
 
@@ -248,6 +248,7 @@ def test_killed_agent_leaves_no_orphans(torchrun, workspace):
 
 
 @pytest.mark.xdist_group("torchrun")
+@slow
 def test_killed_agent_during_start_up(torchrun):
     """torch 还没载入完，代理就没了。"""
     run = torchrun(*ENDLESS)
@@ -275,6 +276,7 @@ def test_killed_rank_under_torchrun(torchrun, workspace):
 
 
 @pytest.mark.xdist_group("torchrun")
+@slow
 def test_torchrun_terminated(torchrun, workspace):
     """调度器对代理发 SIGTERM：它转给各 rank，各 rank 带着检查点停下。"""
     run = torchrun(*ENDLESS)

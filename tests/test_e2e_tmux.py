@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import make_tiny_dataset
+from conftest import make_tiny_dataset, slow
 from terminal import BRAILLE, Terminal, needs_tmux
 
 from nanogpt.events import read_events
@@ -55,7 +55,7 @@ def events_of(out_dir: Path, kind: str) -> list[dict]:  # type: ignore[type-arg]
     return [event for event in read_events(out_dir / "events.jsonl") if event["event"] == kind]
 
 
-@pytest.mark.parametrize(("size", "language"), [((80, 24), "en"), ((200, 50), "zh")])
+@pytest.mark.parametrize(("size", "language"), [((80, 24), "en"), pytest.param((200, 50), "zh", marks=slow)])
 def test_quick_start_stop_resume_sample_by_keys(space: Path, size: tuple[int, int], language: str) -> None:
     use_language(language)
     terminal = Terminal(space, size, language)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import slow
 from pilot import drive, screen_text, see, until, write_run
 from test_stop_run import HOLDER
 from trainer_fork import ROOT
@@ -195,7 +196,7 @@ STEPS = ((truncate, "iter 29"), (rotate, "iter 30"), (replace, "iter 31"), (dele
          (become_a_folder, "log cannot be read"))
 
 
-@pytest.mark.parametrize("place", ["list", "monitor", "overlay"])
+@pytest.mark.parametrize("place", ["list", pytest.param("monitor", marks=slow), "overlay"])
 def test_logs_and_directories_change_while_watched(tmp_path: Path, place: str) -> None:
     """截断、轮转、换掉、删掉、变成目录、连目录一起没了：说出来，键都还答，别的运行不受影响。"""
     out_dir = write_run(tmp_path / "runs" / "alpha", 20, status=None)

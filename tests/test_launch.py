@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import TINY, clean_env
+from conftest import TINY, clean_env, slow
 
 from nanogpt.config import TrainConfig, load_config
 from nanogpt.errors import BadInput
@@ -134,6 +134,7 @@ def test_the_shown_command_pasted_gives_the_same_run(here: Path) -> None:
     assert {**vars(config), "out_dir": ""} == {**vars(parsed(draft.start_command())), "out_dir": ""}
 
 
+@slow
 def test_two_cpu_ranks(here: Path) -> None:
     """两个进程经 gloo 训练；累积步数自己取了倍数，撤回两个进程也就撤回它。"""
     draft = Draft(here)

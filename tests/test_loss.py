@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import slow
 from torch.nn import functional as F
 
 import nanogpt.loss
@@ -40,8 +41,8 @@ def test_small_problems_are_untouched() -> None:
     assert all(map(torch.equal, torch.autograd.grad(found, (x, weight)), torch.autograd.grad(plain, (x, weight))))
 
 
-def test_half_precision_and_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """autocast 之下与不分段的 bfloat16 只差舍入；编译之后也是同样的数。"""
+def test_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """autocast 之下与不分段的 bfloat16 只差舍入。"""
     monkeypatch.setattr(nanogpt.loss, "CHUNK_ELEMENTS", 400)
     x, weight, targets = data()
     with torch.autocast("cpu", torch.bfloat16):
@@ -51,6 +52,13 @@ def test_half_precision_and_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     for a, b in zip(torch.autograd.grad(half, (x, weight)), torch.autograd.grad(plain, (x, weight)), strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-2)
+
+
+@slow
+def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """编译之后也是同样的数。编译约半分钟。"""
+    monkeypatch.setattr(nanogpt.loss, "CHUNK_ELEMENTS", 400)
+    x, weight, targets = data()
     eager = linear_cross_entropy(x, weight, targets)
     compiled = torch.compile(linear_cross_entropy)(x, weight, targets)
     assert compiled.item() == pytest.approx(eager.item(), rel=1e-6)

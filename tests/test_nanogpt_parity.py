@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
+from conftest import SHARED, slow
 from trainer_fork import clean_env
 
 from nanogpt import sample
@@ -282,6 +282,7 @@ def test_config_files_mean_the_same_with_and_without(readers_folder: Path, line:
     assert given == without
 
 
+@slow
 def test_several_nodes(readers_folder: Path) -> None:
     """README 的两节点写法，两个节点都在本机，各一个进程。"""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "--nnodes=2",
@@ -347,7 +348,7 @@ def test_its_own_spelling_of_an_unknown_key_is_refused() -> None:
 # ---- 整个例子，空闲的两核上一两分钟
 
 
-@pytest.mark.skipif(os.environ.get("NANOGPT_WORKBENCH_SLOW") != "1", reason="set NANOGPT_WORKBENCH_SLOW=1")
+@slow
 @pytest.mark.timeout(900)
 def test_shakespeare_on_a_cpu_reaches_nanogpts_loss(tmp_path: Path) -> None:
     """README 的 CPU 例子一字不改地跑 2000 步：验证损失 1.88 ± 0.03。"""

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from conftest import SHARED, needs_bpe
 
 from nanogpt import download, prepare_script
 from nanogpt.dataset import check_dataset, open_dataset
@@ -22,10 +23,8 @@ from nanogpt.errors import BadInput, UserError
 from nanogpt.tokenizer import tokenizer_from_dict
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 TINY = SHARED / "tinyshakespeare" / "input.txt"
 needs_tiny = pytest.mark.skipif(not TINY.is_file(), reason="no tiny Shakespeare here")
-needs_bpe = pytest.mark.skipif(not (SHARED / "tiktoken_cache").is_dir(), reason="no GPT-2 BPE files here")
 
 # nanoGPT 自己的脚本写出的文件：在 nanoGPT 的目录里 `python data/shakespeare_char/prepare.py`
 # 与 `python data/shakespeare/prepare.py`，再 `sha256sum data/shakespeare*/*.bin`。

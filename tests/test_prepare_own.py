@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED, needs_bpe
 
 from nanogpt import prepare
 from nanogpt.dataset import open_dataset
@@ -25,10 +26,8 @@ from nanogpt.prepare_sources import find_sources
 from nanogpt.tokenizer import tokenizer_from_dict
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 TINY, TANG = (SHARED / name / "input.txt" for name in ("tinyshakespeare", "tang_poems"))
 needs_texts = pytest.mark.skipif(not (TINY.is_file() and TANG.is_file()), reason="no texts here")
-needs_bpe = pytest.mark.skipif(not (SHARED / "tiktoken_cache").is_dir(), reason="no GPT-2 BPE files here")
 KINDS = ["char", "byte", "bpe", pytest.param("gpt2", marks=needs_bpe)]
 STORIES = [f"Story {i}: the quick brown fox {i * i} jumps.\nThe end of {i}." for i in range(200)]
 

@@ -1,4 +1,4 @@
-"""各屏的样子，中英各一份：与 `__snapshots__/` 里存下的 SVG 逐字相同。约三分钟。
+"""各屏的样子，中英各一份：与 `__snapshots__/` 里存下的 SVG 逐字相同。平常每一处只比一种语言，轮流；全比约三分钟。
 
 改了界面就 `make snapshots` 重存；没有想改而不同，`snapshot_report.html` 把新旧并排画出来。
 场景在 `scenes.py`，README 的图用的也是它们。不真的只有四样，因为各台机器、各个时刻都不同：钟、设备表、负荷，
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import scenes
-from conftest import make_tiny_dataset
+from conftest import make_tiny_dataset, slow
 from pictures_tool import plain
 from pilot import write_run
 from trainer_fork import ROOT
@@ -42,6 +42,13 @@ SCENES = [*((getattr(scenes, name), SMALL) for name in (
 # 要起采样的服务进程的，每个约 5 秒
 PLAYGROUND = [getattr(scenes, name) for name in ("sample", "written", "inspect", "models", "compare", "chat",
                                                  "template", "perplexity", "page_name")]
+
+
+def in_turns(looks: list[Any], ids: list[str]) -> list[Any]:
+    """每一处中英各一份；第一种语言平常就比，下一处换另一种。"""
+    return [pytest.param(*look, language, id=f"{name}-{language}", marks=[slow] if second else [])
+            for index, (look, name) in enumerate(zip(looks, ids, strict=True))
+            for second, language in enumerate(("en", "zh") if index % 2 else ("zh", "en"))]
 
 
 class Pictured(WorkbenchApp):
@@ -151,16 +158,16 @@ def compare(snap_compare: Callable[..., bool], scene: scenes.Scene, size: tuple[
 
 
 @pytest.mark.usefixtures("full")
-@pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize(("scene", "size"), SCENES, ids=[f"{scene.__name__}-{size[0]}" for scene, size in SCENES])
+@pytest.mark.parametrize(("scene", "size", "language"),
+                         in_turns(SCENES, [f"{scene.__name__}-{size[0]}" for scene, size in SCENES]))
 def test_screen(snap_compare: Callable[..., bool], scene: scenes.Scene, size: tuple[int, int], language: str) -> None:
     assert compare(snap_compare, scene, size, language)
 
 
 @pytest.mark.xdist_group("playground")
 @pytest.mark.usefixtures("full")
-@pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("scene", PLAYGROUND, ids=[scene.__name__ for scene in PLAYGROUND])
+@pytest.mark.parametrize(("scene", "language"),
+                         in_turns([(scene,) for scene in PLAYGROUND], [scene.__name__ for scene in PLAYGROUND]))
 def test_playground(snap_compare: Callable[..., bool], scene: scenes.Scene, language: str) -> None:
     assert compare(snap_compare, scene, SMALL, language)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, slow
 from trainer_fork import clean_env
 
 from nanogpt.checkpoint import load_checkpoint
@@ -69,6 +69,7 @@ def test_resume_stays_exact(workspace: Path, fork_train: Any) -> None:
         assert torch.equal(tensor, weights(workspace / "parts")[name])
 
 
+@slow
 def test_two_ranks(workspace: Path) -> None:
     """只有 rank 0 写样本，另一个照常等着；每个提示每次一份。"""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
