@@ -97,7 +97,7 @@ class TrainConfig:
     rotary: bool = option(False, N_("rotary positions instead of position embeddings"), _RECIPE)
     qk_norm: bool = option(False, N_("normalise queries and keys"), _RECIPE)
     squared_relu: bool = option(False, N_("squared ReLU instead of GELU"), _RECIPE)
-    weightless_norm: bool = option(False, N_("RMSNorm without weights instead of LayerNorm"), _RECIPE)
+    weightless_norm: bool = option(False, N_("LayerNorm without weights"), _RECIPE)
     untied_head: bool = option(False, N_("an output layer of its own, apart from the token embedding"), _RECIPE)
     zero_init: bool = option(False, N_("output projections, and an untied head, start at zero"), _RECIPE)
 

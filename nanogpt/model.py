@@ -36,7 +36,7 @@ class GPTConfig:
     rotary: bool = False           # 旋转位置编码，没有 `wpe`（RoPE，Su 等，2021）
     qk_norm: bool = False          # 查询与键各自归一化，点积不会太大（Henry 等，2020）
     squared_relu: bool = False     # 激活函数是 ReLU 的平方（Primer，So 等，2021）
-    weightless_norm: bool = False  # RMSNorm（Zhang 与 Sennrich，2019），没有可学的权重
+    weightless_norm: bool = False  # LayerNorm 没有可学的权重
     untied_head: bool = False      # 输出层有自己的矩阵
     zero_init: bool = False        # 残差支路的输出层与输出层从零开始：每块起初是恒等（muP，Yang 等，2022）
 
@@ -48,7 +48,7 @@ class GPTConfig:
 def norm(config: GPTConfig) -> nn.Module:
     """残差流上的归一化。"""
     if config.weightless_norm:
-        return nn.RMSNorm(config.n_embd, elementwise_affine=False)
+        return nn.LayerNorm(config.n_embd, elementwise_affine=False)
     return nn.LayerNorm(config.n_embd, bias=config.bias)
 
 
@@ -72,14 +72,17 @@ class CausalSelfAttention(nn.Module):
         `last_only`：只要最后一个位置，返回 (B, 1, C)。
         """
         B, T, C = x.size()
-        q, k, v = self.c_attn(x).split(C, dim=2)
-        q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
-        k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
-        if self.qk_norm:
-            q, k = F.rms_norm(q, (q.size(-1),)), F.rms_norm(k, (k.size(-1),))
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
-        v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        heads = self.c_attn(x).view(B, T, 3 * self.n_head, C // self.n_head)
+        if self.qk_norm or rotation is not None:
+            qk, v = heads.split((2 * self.n_head, self.n_head), dim=2)
+            if self.qk_norm:
+                qk = F.layer_norm(qk, (C // self.n_head,))
+            if rotation is not None:
+                qk = rotate(qk, rotation)
+            q, k = qk.split(self.n_head, dim=2)
+        else:
+            q, k, v = heads.split(self.n_head, dim=2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, nh, T, hs)
         mask, is_causal = None, True
         if past is not None:
             keys, values, start = past
@@ -98,15 +101,15 @@ class CausalSelfAttention(nn.Module):
 
 
 def rotations(positions: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
-    """位置 (T,) 的旋转：余弦与带符号的正弦，各 (T, hs)。第 i 与第 i + hs/2 维是一对，转速按 10000 的幂递减。"""
+    """位置 (T,) 的旋转：余弦与带符号的正弦，各 (T, 1, hs)。第 i 与第 i + hs/2 维是一对，转速按 10000 的幂递减。"""
     frequencies = 10000.0 ** -(torch.arange(0, head_size, 2, device=positions.device) / head_size)  # (hs / 2,)
-    angles = positions[:, None] * frequencies
+    angles = positions[:, None, None] * frequencies
     cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)
+    return torch.cat((cos, cos), dim=2), torch.cat((-sin, sin), dim=2)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """按位置旋转 (B, nh, T, hs)：之后 q 与 k 的点积只取决于两者的距离（RoPE 论文 3.2 节）。"""
+    """按位置旋转 (B, T, nh, hs)：之后 q 与 k 的点积只取决于两者的距离（RoPE 论文 3.2 节）。"""
     cos, sin = rotation
     return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, dims=-1), sin).to(x.dtype)
 

@@ -25,10 +25,8 @@ LONG = ("--out_dir=out", "--eval_interval=3", "--max_iters=8", "--lr_decay_iters
 def reference(state: dict[str, np.ndarray], c: GPTConfig, idx: np.ndarray) -> np.ndarray:
     """另一份网络，float64，逐个位置、逐个头地算；返回 (T, V) 的 logits。"""
     def norm(x: np.ndarray, name: str) -> np.ndarray:
-        if c.weightless_norm:
-            return x / np.sqrt((x**2).mean(-1, keepdims=True) + np.finfo(np.float32).eps)
         x = x - x.mean(-1, keepdims=True)
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * state[f"{name}.weight"]
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * state.get(f"{name}.weight", 1.0)
 
     def turned(x: np.ndarray, position: int) -> np.ndarray:
         # 复数的写法：第 i 与第 i + hs/2 维是实部与虚部
@@ -52,7 +50,7 @@ def reference(state: dict[str, np.ndarray], c: GPTConfig, idx: np.ndarray) -> np
         for head in range(c.n_head):
             q, k, v = (qkv[:, part * C + head * hs:part * C + (head + 1) * hs] for part in range(3))
             if c.qk_norm:
-                q, k = (a / np.sqrt((a**2).mean(-1, keepdims=True) + np.finfo(np.float32).eps) for a in (q, k))
+                q, k = norm(q, ""), norm(k, "")
             if c.rotary:
                 q, k = (np.array([turned(row, i) for i, row in enumerate(a)]) for a in (q, k))
             for i in range(T):
@@ -90,8 +88,8 @@ def test_only_the_distance_counts() -> None:
     """旋转之后，两个位置的点积只取决于它们的距离。"""
     torch.manual_seed(5)
     q, k = torch.randn(2, 1, 1, 1, 8)
-    rows = [rotate(x.expand(1, 1, 40, 8), rotations(torch.arange(40), 8)) for x in (q, k)]
-    products = (rows[0] @ rows[1].mT)[0, 0]
+    rows = [rotate(x.expand(1, 40, 1, 8), rotations(torch.arange(40), 8))[0, :, 0] for x in (q, k)]
+    products = rows[0] @ rows[1].T
     for distance in (0, 1, 7):
         line = products.diagonal(distance)
         assert line.numel() > 30
