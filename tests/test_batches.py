@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_tiny_dataset
+from conftest import TINY, make_tiny_dataset, slow
 from fault_campaign import events_of, load, same
 
 from nanogpt.batches import RandomWindows, ShuffledWindows, permuted
@@ -97,7 +97,7 @@ def test_bad_id_is_named(tmp_path):
     assert "token id 100" in caught.value.what and "token 100" in caught.value.where
 
 
-@pytest.mark.parametrize("cls", [RandomWindows, ShuffledWindows])
+@pytest.mark.parametrize("cls", [pytest.param(RandomWindows, marks=slow), ShuffledWindows])
 def test_memory_does_not_grow(cls, tmp_path):
     """nanoGPT #287：走遍 200 MB 的数据，常驻内存不增。"""
     if not Path("/proc/self/statm").is_file():

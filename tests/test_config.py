@@ -303,7 +303,8 @@ def test_toml_bom_and_crlf() -> None:
     (b"#" * (2 << 20), ["larger than 1 MiB"]),
     ("a = " + "[" * 3000 + "]" * 3000, ["mine.toml"]), ("a." * 3000 + "b = 1", ["mine.toml"]),
     ("batch_size = 0x" + "f" * 4000, ["batch_size"]), ("batch_size = " + "9" * 5000, ["mine.toml"]),
-    ("batch_size = 8\rbias = true", ["mine.toml"]), (b"out_dir = \"\xed\xa0\x80\"", ["not UTF-8"])])
+    ("batch_size = 8\rbias = true", ["mine.toml"]), (b"out_dir = \"\xed\xa0\x80\"", ["not UTF-8"])],
+    ids=lambda value: repr(value)[:30])
 def test_toml_faults(content: str | bytes, says: list[str]) -> None:
     text = refusal(preset(content))
     assert all(part in text for part in says)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_tiny_dataset
+from conftest import make_tiny_dataset, slow
 from hostile import CORPUS, FORBIDDEN, as_name
 from pilot import drive, screen_text, see, until
 from textual.events import Paste
@@ -76,7 +76,7 @@ def values(app: Any) -> dict[str, str]:
     return dict(app.screen.own.values)
 
 
-@pytest.mark.parametrize("size", [(80, 24), (200, 50)])
+@pytest.mark.parametrize("size", [(80, 24), pytest.param((200, 50), marks=slow)])
 def test_from_a_path_to_the_launch_form(space: Path, size: tuple[int, int]) -> None:
     """打几个字、Tab 补全、看见预览、换分词器、回车：数据集做好了，也选上了。"""
 
@@ -242,6 +242,7 @@ def test_paste_folders_and_candidates(space: Path) -> None:
     drive(space, scenario)
 
 
+@slow
 def test_both_languages_and_the_palette(space: Path) -> None:
     async def scenario(app: Any, pilot: Any) -> None:
         screen = await open_own(app, pilot, "tale.txtx")

@@ -235,6 +235,7 @@ def test_torchrun_trains_and_stops(torchrun, workspace):
 
 
 @pytest.mark.xdist_group("torchrun")
+@slow
 def test_killed_agent_leaves_no_orphans(torchrun, workspace):
     run = torchrun(*ENDLESS)
     run.wait_for_iter(3)

@@ -104,10 +104,11 @@ def sample_from_the_screen(terminal: Terminal) -> None:
     said = translated("first token {ms} ms").split("{")[0]
     text = terminal.until(lambda text: said in text, what="it finish")
     page = text.split(translated("done") + ";")[0].split("\n", 1)[1]
-    # 提示在开头，后面是它写的；写得多时开头滚出去了
-    assert len(page.split()) > 12, text
+    # 提示在开头，后面是它写的；写得多时开头滚出去了。没练多久的模型写的不一定有空格
+    assert len("".join(page.split())) > 100, text
 
 
+@slow
 def test_the_run_survives_kill_and_closed_terminal(space: Path) -> None:
     """离开不等于停止：kill -9 应用、关掉终端，训练照旧；换一个大小再打开，看得见全部。"""
     terminal = Terminal(space, (80, 24))

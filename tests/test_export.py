@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SHARED
+from conftest import SHARED, slow
 
 from nanogpt import export, sample
 from nanogpt.bpe import train_bpe
@@ -49,7 +49,7 @@ def save(out: Path, tokenizer: Tokenizer, bias: bool = False, padding: int = 7, 
     return model.eval()
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=slow) for number in (1, 2)), 3])
 def test_there_and_back(transformers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int,
                         capsys: pytest.CaptureFixture[str]) -> None:
     """logits 差不过 1e-5，贪心的文本相同，困惑度差不过 1e-4，分词逐个相同；读回来也都一样。"""

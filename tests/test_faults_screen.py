@@ -196,7 +196,7 @@ STEPS = ((truncate, "iter 29"), (rotate, "iter 30"), (replace, "iter 31"), (dele
          (become_a_folder, "log cannot be read"))
 
 
-@pytest.mark.parametrize("place", ["list", pytest.param("monitor", marks=slow), "overlay"])
+@pytest.mark.parametrize("place", ["list", *(pytest.param(place, marks=slow) for place in ("monitor", "overlay"))])
 def test_logs_and_directories_change_while_watched(tmp_path: Path, place: str) -> None:
     """截断、轮转、换掉、删掉、变成目录、连目录一起没了：说出来，键都还答，别的运行不受影响。"""
     out_dir = write_run(tmp_path / "runs" / "alpha", 20, status=None)

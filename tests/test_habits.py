@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import slow
 from pilot import write_run
 from trainer_fork import ROOT
 
@@ -94,7 +95,7 @@ def test_the_mouse_is_switched_in_the_running_app(open_app: Open) -> None:
     assert not terminal.has_mouse
 
 
-@pytest.mark.parametrize("name", ["SSH_CONNECTION", "SSH_TTY"])
+@pytest.mark.parametrize("name", ["SSH_CONNECTION", pytest.param("SSH_TTY", marks=slow)])
 def test_over_ssh_it_spares_the_line_and_says_so(open_app: Open, name: str) -> None:
     """自己选上，看得见，改得掉：`F3`、`--profile`、`--mouse`。"""
     terminal = open_app(**{name: "x"})
@@ -110,7 +111,8 @@ def test_over_ssh_it_spares_the_line_and_says_so(open_app: Open, name: str) -> N
     terminal.wait_for(lambda: terminal.has_mouse)
 
 
-@pytest.mark.parametrize("environment", [{"LANG": "C"}, {"TERM": "linux"}, {"NANOGPT_ASCII": "1"}])
+@pytest.mark.parametrize("environment", [
+    {"LANG": "C"}, pytest.param({"TERM": "linux"}, marks=slow), pytest.param({"NANOGPT_ASCII": "1"}, marks=slow)])
 def test_plain_ascii(open_app: Open, environment: dict[str, str]) -> None:
     """列表、图、帮助、命令面板、短信、启动界面、询问：一个画不出的字形也没有。"""
     terminal = open_app(**environment)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import slow
 from hostile import CORPUS, as_name, hostile_run, hostile_workspace, leaks
 from terminal import Terminal
 from trainer_fork import ROOT
@@ -98,7 +99,7 @@ def test_together_and_pasted(walk: Walk) -> None:
     walk.press(*["Space"] * len(CORPUS), "Enter", see=f"{len(CORPUS)} runs together")
     walk.see("config differences", "wandb_run_name")
     walk.press("t", see="19 ")
-    walk.press("/")
+    walk.press("/", see="search the log")
     walk.terminal.paste(PASTED)
     walk.see(PASTED_SHOWN)
     walk.press("Enter", see="not found")
@@ -121,6 +122,7 @@ def test_together_and_pasted(walk: Walk) -> None:
     walk.escape("search for a command")
 
 
+@slow
 def test_sampling_and_clone(walk: Walk) -> None:
     """采样界面的标题、提示与报错；克隆到启动界面：标题、命令、键的值与它的编辑框。"""
     for index, key in enumerate(reversed(CORPUS)):
@@ -147,6 +149,7 @@ def test_sampling_and_clone(walk: Walk) -> None:
         walk.escape("New run: ")
 
 
+@slow
 def test_launch(walk: Walk) -> None:
     """预设的名字、标题、说明、需要；存预设；数据集的名字、问题与准备的日志。"""
     walk.press("n", see="New run: quickstart")

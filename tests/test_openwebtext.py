@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import slow
 
 from nanogpt.dataset import check_dataset, open_dataset
 
@@ -77,7 +78,7 @@ def bins(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.bin")}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=slow), 2])
 def test_bytes_are_nanogpts(workers, corpus, expected, tmp_path):
     folder = tmp_path / "data" / "owt"
     done = prepare("--input", corpus, "--out", folder, "--num-proc", workers)
@@ -110,6 +111,7 @@ def test_text_files_are_one_document_each(tmp_path):
     assert (ids == 50256).sum() == 6 and ids[-1] == 50256
 
 
+@slow
 def test_killed_then_run_again(corpus, expected, tmp_path):
     """第一份编码好时 kill -9 整个父进程：工作进程跟着结束，做好的份留着，再运行得到同样的字节。"""
     folder = tmp_path / "out"
@@ -169,7 +171,8 @@ BAD_INPUTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "says"), BAD_INPUTS)
+@pytest.mark.parametrize(("name", "content", "says"), [
+    *BAD_INPUTS[::3], *(pytest.param(*one, marks=slow) for i, one in enumerate(BAD_INPUTS) if i % 3)])
 def test_bad_input(name, content, says, tmp_path):
     if name:
         (tmp_path / name).write_bytes(content)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED, needs_bpe
+from conftest import IS_SLOW, SHARED, needs_bpe, slow
 
 from nanogpt import prepare
 from nanogpt.dataset import open_dataset
@@ -234,6 +234,7 @@ def test_units_do_not_change_the_result(tmp_path):
 
 
 @needs_bpe
+@slow
 def test_many_units_encode_like_one_text(tmp_path):
     """一篇 20 MB 的文本分成三个单元、由几个进程编码，与整篇一次编码逐 token 相同。"""
     line = "It was the best of times, it was the worst of times; 春眠不觉晓，处处闻啼鸟。 123\n"
@@ -257,7 +258,7 @@ def environ():
 
 @needs_bpe
 def test_killed_and_resumed_is_the_same(tmp_path):
-    """在随机的时刻强杀两次再续做：与不间断的一次逐字节相同，子进程不留下，做完的份不重做。"""
+    """在随机的时刻强杀（慢的测试里两次）再续做：与不间断的一次逐字节相同，子进程不留下，做完的份不重做。"""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         from prepare import write_corpus
@@ -268,7 +269,7 @@ def test_killed_and_resumed_is_the_same(tmp_path):
     arguments = ("--input", "a.jsonl", "--tokenizer", "gpt2", "--num-proc", "2")
     whole = make(*arguments, name="whole")
     chooser, kept = random.Random(5), 0
-    for _round in range(2):
+    for _round in range(2 if IS_SLOW else 1):
         process = subprocess.Popen(command("killed", *arguments), env=environ(), cwd=tmp_path, start_new_session=True)
         deadline = time.monotonic() + 60
         while len(list((tmp_path / "data").glob("killed/.parts-*/*.index"))) <= kept and time.monotonic() < deadline:

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from conftest import slow
 
 from nanogpt.events import read_events
 from nanogpt.rundir import holder
@@ -71,6 +72,7 @@ def test_from_nothing_to_samples(workspace: Path) -> None:
     assert [event["iter"] for event in read_events(out_dir / "events.jsonl") if event["event"] == "end"][-1] > 31
 
 
+@slow
 def test_without_any_argument(workspace: Path) -> None:
     """`make run` 什么参数也不给；小配置来自工作区自己的 `presets/`，它先于随包携带的。"""
     (workspace / "presets").mkdir()
@@ -85,7 +87,7 @@ def test_without_any_argument(workspace: Path) -> None:
     assert "iter 10/10 (100%)" in done.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=slow)])
 def test_signal_stops_the_run_with_a_checkpoint(workspace: Path, number: signal.Signals) -> None:
     process = start(workspace, "--max_iters=1000000")
     deadline = time.monotonic() + 60

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, clean_env
+from conftest import TINY, clean_env, slow
 from pilot import drive, screen_text, see, until
 from trainer_fork import ROOT
 
@@ -138,7 +138,7 @@ def from_shell(space: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]
         process.wait(10)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=slow), 2])
 def test_a_run_from_the_shell_is_like_its_own(space: Path, from_shell: Callable[..., Any], ranks: int) -> None:
     """出现在列表里，停得下，按原来的进程数续得上，采得了样；应用从没有启动过它。"""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []

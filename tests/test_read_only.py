@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_tiny_dataset
+from conftest import make_tiny_dataset, slow
 from keys_tool import own_bindings
 from pilot import drive, see, until, write_run
 from textual.actions import SkipAction, parse
@@ -151,7 +151,8 @@ def test_every_binding(space: Path, screen: type) -> None:
     assert tree(space) == before
 
 
-@pytest.mark.parametrize("screen", [RunsScreen, MonitorScreen], ids=lambda screen: screen.__name__)
+@pytest.mark.parametrize("screen", [RunsScreen, pytest.param(MonitorScreen, marks=slow)],
+                         ids=lambda screen: screen.__name__)
 def test_every_command_of_the_palette(space: Path, screen: type) -> None:
     before, tried = tree(space), set()
 

@@ -286,7 +286,7 @@ class MonitorScreen(RunActions):
         box = self.query_one("#search", Input)
         box.placeholder, box.value = _("search the log"), ""
         box.add_class("-open")
-        box.focus()
+        self.set_focus(box)  # `focus()` 要过一会儿才生效，紧跟着打的字就丢了
 
     @on(Input.Submitted, "#search")
     def search(self, event: Input.Submitted) -> None:

@@ -83,10 +83,8 @@ class PlaygroundTools(PlaygroundPages):
         pane = self.query_one(ControlPane)
         is_leaving = pane.has_focus_within
         self.set_class(not is_leaving, "-controls")
-        if is_leaving:
-            self.editor.focus()
-        else:
-            pane.keys.focus()
+        # `focus()` 要过一会儿才生效，紧跟着打的字就丢了
+        self.set_focus(self.editor if is_leaving else pane.keys)
         self.refresh_bindings()
 
     def action_presets(self) -> None:

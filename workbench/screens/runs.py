@@ -217,7 +217,7 @@ class RunsScreen(RunActions):
         box.placeholder = _("words, status:running, loss<2, learning_rate>=1e-3, tag:x, sort:val_loss ...")
         box.value = self.query_text
         box.add_class("-open")
-        box.focus()
+        self.set_focus(box)  # `focus()` 要过一会儿才生效，紧跟着打的字就丢了
 
     @on(Input.Changed, "#filter")
     def filter_as_typed(self, event: Input.Changed) -> None:

@@ -184,13 +184,13 @@ class OptionForm(Vertical):
         editor = self.edit_input
         editor.value = text
         editor.add_class("-open")
-        editor.focus()
+        self.screen.set_focus(editor)  # `focus()` 要过一会儿才生效，紧跟着打的字就丢了
         self._show_help()
 
     def _close_editor(self) -> None:
         self.values.pending = None
         self.edit_input.remove_class("-open")
-        self.keys.focus()
+        self.screen.set_focus(self.keys)
         self._show_help()
 
     @on(OptionList.OptionHighlighted)
@@ -244,7 +244,7 @@ class OptionForm(Vertical):
 
     def action_search(self) -> None:
         self.search_input.add_class("-open")
-        self.search_input.focus()
+        self.screen.set_focus(self.search_input)
 
     def action_cycle(self) -> None:
         option = self.current
