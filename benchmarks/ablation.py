@@ -101,9 +101,9 @@ def measure(val_bin: Path, name: str, seed: int, target: float, first: int, most
             losses[steps] = train_once(val_bin, preset, changes, seed, steps)
         return losses[steps]
 
-    place = LENGTHS.index(first)
     if most == 0:
         return {"seed": seed, "losses": {first: at(first)}, "loss": at(first), "steps_to_target": None}
+    place = LENGTHS.index(first)
     # 先往短处找到达不到的，再往长处找到达得到的
     while place > 0 and at(LENGTHS[place]) <= target:
         place -= 1
@@ -128,12 +128,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1337, 1338, 1339])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME", help="only these variants")
     parser.add_argument("--target", type=float, default=1.903, help="loss to reach: nanoGPT's after 2,000 steps")
-    parser.add_argument("--steps", type=int, default=FIRST, choices=LENGTHS, help="length whose loss is compared")
+    parser.add_argument("--steps", type=int, default=FIRST, help="length whose loss is compared")
     parser.add_argument("--most", type=int, default=LENGTHS[-1], help="longest training that is tried; 0: --steps only")
     parser.add_argument("--out", type=Path, help="write the results here as JSON")
     args = parser.parse_args()
     if not (args.data / "val.bin").is_file():
         parser.error(f"{args.data} has no val.bin; prepare shakespeare_char first")
+    if args.most and args.steps not in LENGTHS:
+        parser.error(f"with --most, --steps is one of {LENGTHS}")
     return args
 
 

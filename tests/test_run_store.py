@@ -9,9 +9,12 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+import pytest
 from pilot import write_run
 
 from nanogpt.events import EventWriter
+from workbench import watched_run
 from workbench.chart import View, curves_of
 from workbench.run_store import RunStore
 from workbench.watched_run import WatchedRun
@@ -148,3 +151,32 @@ def test_lock_of_another_host_still_counts_as_alive(tmp_path: Path) -> None:
         assert run.status == "running"
     run.refresh()
     assert run.status == "interrupted"
+
+
+def test_a_long_log_is_sketched_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """读完之前已有整条曲线、末尾的那一步与配置；中途续训重算过的点不重复；读完换成一步不落的。"""
+    monkeypatch.setattr(watched_run, "SKETCH_BYTES", 1 << 20)
+    out_dir = tmp_path / "run"
+    out_dir.mkdir()
+    writer = EventWriter(out_dir / "events.jsonl")
+    config = {"max_iters": 20_000, "dataset": "tiny"}
+    for first, last in ((0, 12_000), (9_000, 20_000)):
+        writer.emit("start", config=config, resumed_from_iter=first or None, params=1)
+        for index in range(first, last):
+            writer.emit("iter", iter=index, loss=4.0 - index / 1e4, lr=1e-3)
+            if index % 1000 == 0:
+                writer.emit("eval", iter=index, train_loss=3.0, val_loss=3.0, best_val_loss=3.0)
+    writer.emit("end", status="finished", iter=20_000)
+    writer.close()
+    run = WatchedRun(out_dir)
+    assert run.refresh(256 << 10) and run.follower.is_behind
+    sketched = run.state
+    iters, losses = sketched.column("iter"), sketched.column("loss")
+    assert (sketched.status, sketched.max_iters, sketched.last_iter) == ("finished", 20_000, 20_000)
+    assert (np.diff(iters) > 0).all() and iters[0] == 0 and iters[-1] == 19_999
+    assert np.diff(iters).max() < 500 and np.array_equal(losses, 4.0 - iters / 1e4)
+    assert not run.refresh(256 << 10) and run.state is sketched, "the sketch stays until everything is read"
+    while run.follower.is_behind:
+        run.refresh(256 << 10)
+    assert run.state is not sketched
+    assert np.array_equal(run.state.column("iter"), np.arange(20_000)) and run.state.eval_count == 20

@@ -22,6 +22,9 @@ def export(workspace: Path, runs: Sequence[WatchedRun], view: View) -> list[Path
     stamp = time.strftime("%Y%m%d-%H%M%S")
     written = []
     for run in runs:
+        while run.follower.is_behind:
+            # 很长的日志读完之前只有草图
+            time.sleep(0.1)
         path = folder / f"{run.out_dir.resolve().name}-{stamp}.csv"
         write_csv(path, run)
         written.append(path)

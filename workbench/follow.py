@@ -52,6 +52,18 @@ class Follower:
             return []
         return self._parse(data) if data else []
 
+    @property
+    def size(self) -> int:
+        """正在读的文件此刻有多少字节；没有打开则 0。"""
+        return os.fstat(self._fd).st_size if self._fd >= 0 else 0
+
+    def peek(self, start: int, length: int) -> bytes:
+        """某一处的字节，不动读到哪里；读不到则空。"""
+        try:
+            return os.pread(self._fd, length, start)
+        except OSError:
+            return b""
+
     def close(self) -> None:
         self._close_file()
 

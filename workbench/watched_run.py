@@ -15,6 +15,7 @@ from nanogpt.rundir import CONSOLE, EVENTS, holder
 from nanogpt.text import visible
 from workbench.follow import Follower
 from workbench.run_state import END_STATUSES, RunState
+from workbench.sketch import sketch
 
 STATUS_WORDS = {"starting": N_("starting"), "running": N_("running"), "stalled": N_("stalled"),
                 "finished": N_("finished"), "stopped": N_("stopped"), "diverged": N_("diverged"),
@@ -23,6 +24,8 @@ STATUS_WORDS = {"starting": N_("starting"), "running": N_("running"), "stalled":
 STALL_SECONDS, STALL_STEPS = 60.0, 30.0
 STARTING_SECONDS = 20.0
 YIELD_SECONDS = 0.0005
+# 还有这么多没读的，先看草图
+SKETCH_BYTES = 16 << 20
 
 
 class WatchedRun:
@@ -35,16 +38,22 @@ class WatchedRun:
         self.log = given if is_log else given / EVENTS
         self.name = visible(self.out_dir.resolve().name, keep="")
         self.follower = Follower(self.log)
-        self.state = RunState()
+        self._whole = RunState()
+        self._sketch: RunState | None = None
         self.status = self.state.status
         # 读者线程折叠事件时持有；界面取几列数时也要，否则一列长一列短
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
         self._launched_at: tuple[RunState, int] | None = None
 
+    @property
+    def state(self) -> RunState:
+        """读到的状态；很长的日志读完之前是草图，一步不落的要等 `follower.is_behind` 为假。"""
+        return self._whole if self._sketch is None else self._sketch
+
     def launched(self, process: subprocess.Popen[bytes]) -> None:
         """应用刚为这个目录启动了一个训练器：在它写出第一个事件之前，死活以进程为准。"""
-        self.process, self._launched_at = process, (self.state, self.state.version)
+        self.process, self._launched_at = process, (self._whole, self._whole.version)
         self.status = "starting"
 
     def refresh(self, max_bytes: int | None = None) -> bool:
@@ -70,8 +79,8 @@ class WatchedRun:
             # 顺带收尸；退出码留给解释结局的人
             self.process.poll()
         if self._launched_at is not None:
-            return self._launched_at == (self.state, self.state.version)
-        return self.state.version == 0
+            return self._launched_at == (self._whole, self._whole.version)
+        return self._whole.version == 0
 
     def _status_of_silent(self) -> str:
         if holder(self.out_dir) is not None:
@@ -100,11 +109,17 @@ class WatchedRun:
         while True:
             resets, start = self.follower.resets, self.follower.offset
             events = self.follower.poll()
-            if self.follower.resets != resets:
-                self.state = RunState()
-            if events:
+            with self.lock:
+                if self.follower.resets != resets:
+                    self._whole, self._sketch = RunState(), None
+                self._whole.apply_events(events)
+                if not self.follower.is_behind:
+                    self._sketch = None
+            if max_bytes is not None and self._sketch is None \
+                    and self.follower.size - self.follower.offset > SKETCH_BYTES:
+                found = sketch(self.follower)
                 with self.lock:
-                    self.state.apply_events(events)
+                    self._sketch = found
             total += abs(self.follower.offset - start)
             if not self.follower.is_behind or (max_bytes is not None and total >= max_bytes):
                 return
