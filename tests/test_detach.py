@@ -1,4 +1,4 @@
-"""应用 kill -9 五次、终端结束五次（慢的测试里各二十次），同一个真的训练：日志不缺一行，重新打开后图上一步不缺。"""
+"""应用 kill -9 四次、终端结束四次（慢的测试里各二十次），同一个真的训练：日志不缺一行，重新打开后图上一步不缺。"""
 
 import signal
 from pathlib import Path
@@ -12,7 +12,7 @@ pytestmark = needs_tmux[1:]
 
 def test_runs_outlive_the_app_and_its_terminal(tmp_path: Path) -> None:
     make_tiny_dataset(tmp_path / "data" / "python_stdlib")
-    times = 20 if IS_SLOW else 5
+    times = 20 if IS_SLOW else 4
     count, iters = campaign(tmp_path, times, times, seed=1337)
     assert count[KILL] == times and sum(count.values()) == 2 * times and len(count) == 4
     assert iters > 100

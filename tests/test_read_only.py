@@ -151,8 +151,8 @@ def test_every_binding(space: Path, screen: type) -> None:
     assert tree(space) == before
 
 
-@pytest.mark.parametrize("screen", [RunsScreen, pytest.param(MonitorScreen, marks=slow)],
-                         ids=lambda screen: screen.__name__)
+@slow
+@pytest.mark.parametrize("screen", [RunsScreen, MonitorScreen], ids=lambda screen: screen.__name__)
 def test_every_command_of_the_palette(space: Path, screen: type) -> None:
     before, tried = tree(space), set()
 
