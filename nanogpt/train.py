@@ -62,16 +62,18 @@ def get_lr(config: TrainConfig, it: int) -> float:
 @torch.no_grad()
 def estimate_loss(t: Training) -> dict[str, float]:
     """两份数据上各 `eval_iters` 批的平均损失；各 rank 分担，批由各自的随机数抽取。"""
-    t.model.eval()
+    # CPU 上评估不值得再编译一个图：缓存已有时也要好几秒
+    model = t.raw_model if t.config.device == "cpu" else t.model
+    model.eval()
     losses = {}
     for split in ("train", "val"):
         total = torch.zeros(t.config.eval_iters)
         for k in range(t.ranks.rank, t.config.eval_iters, t.ranks.world_size):
             x, y = t.batches.load(split, t.batches.draw(split))
             with t.amp:
-                total[k] = t.model(x, y, loss_only=True)[1].item()
+                total[k] = model(x, y, loss_only=True)[1].item()
         losses[split] = t.ranks.mean(total.mean().item()) * t.ranks.world_size
-    t.model.train()
+    model.train()
     return losses
 
 
