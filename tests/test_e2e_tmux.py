@@ -78,7 +78,7 @@ def quick_start(terminal: Terminal, space: Path) -> Path:
     """空的工作区里一个回车：开始训练，曲线出来，而且在动。"""
     terminal.see(translated("No runs here yet."), translated("Press enter to train your first model."))
     terminal.keys("Enter")
-    terminal.see("quickstart-", translated("starting"), limit_s=20)
+    terminal.see("quickstart-", translated("starting"))
     first = terminal.until(lambda text: translated("running") in text and len(BRAILLE & set(text)) > 2, what="a curve")
     terminal.until(lambda text: len(BRAILLE & set(text)) > 2 and _chart(text) != _chart(first), what="it move")
     (out_dir,) = (space / "runs").iterdir()

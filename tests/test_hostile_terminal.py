@@ -38,12 +38,12 @@ class Walk:
 
     def press(self, *keys: str, see: str = "") -> str:
         self.terminal.keys(*keys)
-        return self.see(see, limit_s=15) if see else ""
+        return self.see(see, limit_s=60) if see else ""
 
     def escape(self, gone: str) -> None:
         """Esc 之后要等它生效：紧跟着的键会与它合成 Alt。"""
         self.terminal.keys("Escape")
-        self.terminal.until(lambda text: gone not in text, 15, f"{gone} go")
+        self.terminal.until(lambda text: gone not in text, 60, f"{gone} go")
 
     def close(self) -> None:
         self.terminal.close()
@@ -77,7 +77,7 @@ def test_the_detector_finds_every_item() -> None:
 
 def test_list_monitor_and_dialogs(walk: Walk) -> None:
     """列表、详情、笔记、图例、日志、事件、警告、删除的询问。"""
-    text = walk.see(*(f"{key}-" for key in CORPUS), limit_s=10)
+    text = walk.see(*(f"{key}-" for key in CORPUS), limit_s=60)
     order = [line[2:].split("-")[0] for line in text.split("\n") if line[2:].split("-")[0] in CORPUS]
     assert sorted(order) == sorted(CORPUS)
     for index, key in enumerate(order):
@@ -90,7 +90,7 @@ def test_list_monitor_and_dialogs(walk: Walk) -> None:
         walk.press("w", see="Written into")
         # 训练途中写下的样本
         walk.press("t")
-        walk.terminal.until(lambda text: "checkpoint at" not in text, 15, "the samples")
+        walk.terminal.until(lambda text: "checkpoint at" not in text, 60, "the samples")
         walk.escape(" samples ")
 
 
@@ -105,7 +105,7 @@ def test_together_and_pasted(walk: Walk) -> None:
     walk.press("Enter", see="not found")
     walk.escape("runs together")
     walk.terminal.keys("Escape")
-    walk.terminal.until(lambda text: "\n* " not in text, 15, "the marks go")
+    walk.terminal.until(lambda text: "\n* " not in text, 60, "the marks go")
     walk.press("/")
     walk.see("status:running")
     walk.terminal.paste(PASTED)
@@ -137,10 +137,10 @@ def test_sampling_and_clone(walk: Walk) -> None:
         walk.press("/", see="search by name")
         walk.terminal.type("wandb_run_name")
         walk.see("legal: text")
-        walk.terminal.until(lambda text: "wandb_project" not in text, 15, "the search")
+        walk.terminal.until(lambda text: "wandb_project" not in text, 60, "the search")
         walk.press("Enter", see="Undo change")
         walk.press("Enter")
-        walk.terminal.until(lambda text: "Undo change" not in text, 15, "the editor open")
+        walk.terminal.until(lambda text: "Undo change" not in text, 60, "the editor open")
         walk.terminal.paste(PASTED)
         walk.see("wandb_run_name", "\\x9b31m\\x9d52")
         walk.press("Enter", see="was ")
@@ -158,7 +158,7 @@ def test_launch(walk: Walk) -> None:
         # 第二个是读不了的 `broken`
         walk.press("Enter", see="p  Prepare" if item != 1 else "unknown key [/bold]\\x1b")
         walk.press("1")
-        walk.terminal.until(lambda text: "p  Prepare" not in text, 15, "the presets")
+        walk.terminal.until(lambda text: "p  Prepare" not in text, 60, "the presets")
         walk.press("C-s", see="Save as a preset")
         walk.escape("Save as a preset")
         walk.press("j")

@@ -314,7 +314,7 @@ def test_a_real_run_is_watched_stopped_and_resumed(workspace: Path) -> None:
         out_dir = make_out_dir("tiny")
         assert app.start_run(LaunchPlan("", str(out_dir), values).command(), out_dir)
         app.open_monitor(out_dir)
-        await see(pilot, "starting", limit_s=5)
+        await see(pilot, "starting")
         await until(pilot, lambda: app.screen.chart.draw_count > 1 and BRAILLE & set(screen_text(app)), 60)
         await pilot.press("s", "y")
         await see(pilot, "Stopped on request", limit_s=60)
@@ -322,7 +322,7 @@ def test_a_real_run_is_watched_stopped_and_resumed(workspace: Path) -> None:
         stopped_at = run.state.last_iter
         await until(pilot, lambda: run.process.poll() == 0)
         await pilot.press("r")
-        await see(pilot, "starting", limit_s=10)
+        await see(pilot, "starting")
         await until(pilot, lambda: run.status == "running" and run.state.last_iter > stopped_at, 60)
         await pilot.press("K", "y")
         await see(pilot, "Interrupted", limit_s=30)

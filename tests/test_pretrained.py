@@ -85,7 +85,7 @@ def test_a_download_that_stalls_has_a_limit(hub: str, tmp_path: Path) -> None:
         assert process.stdout is not None and process.stdout.readline() == "downloading\n"
         began = time.monotonic()
         said = process.stdout.read()
-        assert time.monotonic() - began < 25, said
+        assert time.monotonic() - began < 60, said
     finally:
         process.kill()
         process.wait()
