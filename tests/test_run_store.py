@@ -17,6 +17,7 @@ from nanogpt.events import EventWriter
 from workbench import watched_run
 from workbench.chart import View, curves_of
 from workbench.run_store import RunStore
+from workbench.sketch import sketch
 from workbench.watched_run import WatchedRun
 
 
@@ -179,4 +180,10 @@ def test_a_long_log_is_sketched_before_it_is_read(tmp_path: Path, monkeypatch: p
     while run.follower.is_behind:
         run.refresh(256 << 10)
     assert run.state is not sketched
+    # 又续训了：前一段的结局不是它的
+    writer = EventWriter(out_dir / "events.jsonl")
+    writer.emit("start", config={**config, "max_iters": 30_000}, resumed_from_iter=20_000, params=1)
+    writer.emit("iter", iter=20_000, loss=2.0, lr=1e-3)
+    writer.close()
+    assert sketch(run.follower).status == "running"
     assert np.array_equal(run.state.column("iter"), np.arange(20_000)) and run.state.eval_count == 20

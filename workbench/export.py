@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from nanogpt.errors import BadInput
+from nanogpt.i18n import _
 from workbench.chart import View, curves_of
 from workbench.picture import HEIGHT, WIDTH, Picture, picture_of
 from workbench.run_state import ITER_FIELDS
@@ -14,17 +16,17 @@ from workbench.watched_run import WatchedRun
 
 
 def export(workspace: Path, runs: Sequence[WatchedRun], view: View) -> list[Path]:
-    """写出各文件并返回它们；写不了时抛出 `OSError`。百万步要几秒，放在线程里调用。"""
+    """写出各文件并返回它们；写不了时抛出 `OSError`，日志没有读完时 `BadInput`。百万步要几秒，放在线程里调用。"""
     from workbench.png import write_png
 
+    if any(run.follower.is_behind for run in runs):
+        # 很长的日志读完之前只有草图
+        raise BadInput("still_reading", _("the log is still being read"), "", _("try again in a few seconds"))
     folder = workspace / "exports"
     folder.mkdir(mode=0o700, exist_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     written = []
     for run in runs:
-        while run.follower.is_behind:
-            # 很长的日志读完之前只有草图
-            time.sleep(0.1)
         path = folder / f"{run.out_dir.resolve().name}-{stamp}.csv"
         write_csv(path, run)
         written.append(path)

@@ -54,8 +54,11 @@ class Follower:
 
     @property
     def size(self) -> int:
-        """正在读的文件此刻有多少字节；没有打开则 0。"""
-        return os.fstat(self._fd).st_size if self._fd >= 0 else 0
+        """正在读的文件此刻有多少字节；没有打开、问不到则 0。"""
+        try:
+            return os.fstat(self._fd).st_size
+        except OSError:
+            return 0
 
     def peek(self, start: int, length: int) -> bytes:
         """某一处的字节，不动读到哪里；读不到则空。"""

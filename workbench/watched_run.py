@@ -115,7 +115,7 @@ class WatchedRun:
                 self._whole.apply_events(events)
                 if not self.follower.is_behind:
                     self._sketch = None
-            if max_bytes is not None and self._sketch is None \
+            if max_bytes is not None and self.follower.is_behind and self._sketch is None \
                     and self.follower.size - self.follower.offset > SKETCH_BYTES:
                 found = sketch(self.follower)
                 with self.lock:
