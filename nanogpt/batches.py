@@ -3,6 +3,9 @@
 `nanogpt.train` 与 `bench` 使用。一批的起点 `ix` 与 `position` 就是「数据的位置」，续训时连同随机数一起存取。
 """
 
+import os
+from io import FileIO
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,11 +26,19 @@ class RandomWindows:
     def __init__(self, dataset: Dataset, batch_size: int, block_size: int, vocab_size: int, device: str):
         self.dataset, self.device, self.vocab_size = dataset, device, vocab_size
         self.batch_size, self.block_size = batch_size, block_size
-        self._offsets = np.arange(block_size + 1)
+        self._files: dict[str, FileIO] = {}
+
+    def _file(self, split: str) -> FileIO:
+        """一直开着的那个文件：训练途中数据集重做了也还是它。"""
+        if split not in self._files:
+            self.dataset.tokens(split)  # 没有这个文件，在这里说清楚
+            self._files[split] = FileIO(self.dataset.path(split))
+        return self._files[split]
 
     def draw(self, split: str) -> Tensor:
         """(B,) 的起点。抽法与次序同 nanoGPT，所以同一种子得到同样的批。"""
-        return torch.randint(self.dataset.tokens(split) - self.block_size, (self.batch_size,))
+        tokens = os.fstat(self._file(split).fileno()).st_size // 2
+        return torch.randint(tokens - self.block_size, (self.batch_size,))
 
     def next(self) -> Tensor:
         """(B,) 训练的下一批的起点。"""
@@ -35,9 +46,13 @@ class RandomWindows:
 
     def load(self, split: str, ix: Tensor) -> tuple[Tensor, Tensor]:
         """起点 `ix` 的输入与目标，各 (B, T) 的 int64；目标是输入左移一位。"""
-        # 每批重新映射：一直留着的映射会把读过的页都算进常驻内存，看起来像泄漏
-        data = np.memmap(self.dataset.path(split), dtype="<u2", mode="r")
-        windows = data[ix.numpy()[:, None] + self._offsets]  # (B, T + 1) uint16
+        # 逐个窗口地读：映射整个文件的话，每批重新映射要缺页几十次，一直留着又把读过的页都算进常驻内存
+        fd, count = self._file(split).fileno(), self.block_size + 1
+        read = b"".join([os.pread(fd, 2 * count, 2 * start) for start in ix.tolist()])
+        if len(read) != 2 * count * len(ix):
+            raise BadInput("data_shrunk", _("the file has become shorter during the run"),
+                           str(self.dataset.path(split)), _("prepare the dataset again"))
+        windows = np.frombuffer(read, dtype="<u2").reshape(-1, count)  # (B, T + 1)
         if windows.max() >= self.vocab_size:
             raise self._out_of_range(split, ix, windows)
         tokens = torch.from_numpy(windows.astype(np.int64))

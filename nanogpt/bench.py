@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
                           n_head=config.n_head, n_embd=config.n_embd, bias=config.bias)).to(device)
     optimizer = model.configure_optimizers(1e-2, 1e-4, (0.9, 0.95), device.split(":")[0])
     scaler = torch.amp.GradScaler(device.split(":")[0], enabled=dtype == "float16")
-    compiled = torch.compile(model) if devices.choose_compile(config.compile, device) else model
+    compiled = devices.compiled(model, device) if devices.choose_compile(config.compile, device) else model
     batch = get_batch()
 
     def step() -> float:

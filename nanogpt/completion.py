@@ -98,7 +98,7 @@ def _batch(loaded: Loaded, ids: list[int], config: SampleConfig, live: list[Samp
     choice = Choice(config.temperature, config.top_k, config.top_p, config.min_p, config.repetition_penalty,
                     config.window)
     idx = torch.tensor([ids], dtype=torch.long, device=loaded.device).expand(len(live), -1)
-    context = Context(loaded.model, idx, config.max_new_tokens, choice.window)
+    context = Context(loaded.model, idx, config.max_new_tokens, choice.window, loaded.uses_graph)
     eot_id = loaded.tokenizer.eot_id
     while live:
         if is_cancelled():

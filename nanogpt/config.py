@@ -153,6 +153,8 @@ class SampleConfig:
     dtype: str = option("auto", N_("type of the weights; auto: bfloat16 or float16 on CUDA, float32 elsewhere"),
                         _SYSTEM, choices=DTYPES)
     compile: bool | str = option(False, N_("torch.compile"), _SYSTEM, type=bool, allows_auto=True)
+    cuda_graph: bool = option(
+        False, N_("record the step that writes one token as a CUDA graph; on CUDA only"), _SYSTEM)
 
 
 @dataclass

@@ -11,6 +11,7 @@ import resource
 import shutil
 import sys
 import sysconfig
+import threading
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -108,6 +109,16 @@ def choose_compile(value: bool | str, device: str, run_flops: float = 0.0) -> bo
     has_header = os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++")), None)
     return device == "cpu" and run_flops >= COMPILE_FLOPS and has_header and compiler is not None
+
+
+def compiled(model: torch.nn.Module, device: str) -> Any:
+    """`torch.compile`，参数与 `model` 共用；第一次调用时才真的编译。"""
+    if device == "cpu":
+        from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+
+        # Inductor 要起几个进程，逐样试处理器的指令集，缓存已有时也要一秒多：与追踪模型同时做
+        threading.Thread(target=valid_vec_isa_list, daemon=True).start()
+    return torch.compile(model)
 
 
 def autocast(device: str, dtype: str) -> AbstractContextManager[Any]:

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,9 @@ class Choice:
 class Context:
     """一批序列与它们的缓存：`next_logits` 只算还没算过的 token。"""
 
-    def __init__(self, model: GPT, idx: Tensor, max_new_tokens: int, window: str = "exact"):
-        """`idx`：(B, T) 的提示。`model` 要在 `eval()`。"""
+    def __init__(self, model: GPT, idx: Tensor, max_new_tokens: int, window: str = "exact",
+                 uses_graph: bool = False):
+        """`idx`：(B, T) 的提示。`model` 要在 `eval()`。`uses_graph`：每次一个 token 的步录成 CUDA 图。"""
         self.model, self.window = model, window
         B, T = idx.shape
         self.block_size = model.config.block_size
@@ -40,6 +42,8 @@ class Context:
         self.first = max(T - self.block_size, 0)  # 缓存里的第 0 个位置是序列的第几个 token
         self.cache = KVCache(model.config, B, min(T - self.first + max_new_tokens, self.block_size),
                              model.lm_head.weight)
+        self.uses_graph = uses_graph
+        self.graph: OneTokenGraph | None = None
 
     def append(self, token: Tensor) -> None:
         """`token`：(B,)。"""
@@ -50,6 +54,7 @@ class Context:
         """只留下这几个序列；写完的不必再陪着算。"""
         self.idx = self.idx[rows]
         self.cache.keys, self.cache.values = self.cache.keys[:, rows], self.cache.values[:, rows]
+        self.graph = None  # 它认得的是原来的张量
 
     def seen(self) -> Tensor:
         """模型下一步看得见的 token，(B, T)，T 不超过 `block_size`。"""
@@ -63,7 +68,57 @@ class Context:
                 # 每个 token 的位置都变了，缓存无用：与 nanoGPT 一样从头算末尾的 `block_size` 个
                 return self.model(self.seen())[0][:, -1]
             self.first, self.cache.length = self.length - max(self.block_size // 2, 1), 0
-        return self.model(self.idx[:, self.first + self.cache.length:self.length], cache=self.cache)[0][:, -1]
+        new = self.idx[:, self.first + self.cache.length:self.length]
+        if not self.uses_graph or new.size(1) > 1:
+            return self.model(new, cache=self.cache)[0][:, -1]
+        if self.graph is None:
+            self.graph = OneTokenGraph(self.model, self.cache)
+        return self.graph.step(new)
+
+
+class OneTokenGraph:
+    """一个 token 的前向录成一张 CUDA 图：两百多个小核一次发出，不再等 CPU 一个个地发。
+
+    图里的地址与形状都不变：长度放在设备上，注意力看整个缓存而遮住还没有写的。别的设备上照样走，只是不录。
+    """
+
+    def __init__(self, model: GPT, cache: KVCache):
+        self.model, self.cache = model, cache
+        self.fixed = copy(cache)  # 同样的键与值，长度在设备上
+        self.token = torch.zeros(cache.keys.size(1), 1, dtype=torch.long, device=cache.keys.device)
+        self.position = self.fixed.length = torch.zeros(1, dtype=torch.long, device=cache.keys.device)
+        for stored in (cache.keys, cache.values):
+            stored[:, :, :, cache.length:] = 0.0  # 遮住的也要乘以零，不能是 NaN
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def step(self, token: Tensor) -> Tensor:
+        """`token`：(B, 1)，写进缓存，缓存长一；返回 (B, V)。"""
+        self.token.copy_(token)
+        self.position.fill_(self.cache.length)
+        if self.token.is_cuda and self.graph is None:
+            self._record()
+        if self.graph is None:
+            self._forward()
+        else:
+            self.graph.replay()
+        self.cache.length += 1
+        return self.logits[:, -1].clone()
+
+    def _forward(self) -> None:
+        self.logits = self.model(self.token, cache=self.fixed)[0]
+
+    def _record(self) -> None:
+        # 先在旁边的流上走几遍（写的是同样的值）：cuBLAS 的工作区之类不能在录的时候才分配
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _repeat in range(3):
+                self._forward()
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        # 采样服务另有线程；它们用 GPU 不该让录制失败
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self._forward()
 
 
 def generate(model: GPT, idx: Tensor, max_new_tokens: int, choice: Choice,

@@ -64,6 +64,7 @@ class Loaded:
     device: str
     dtype: str
     is_compiled: bool
+    uses_graph: bool                # 见 `nanogpt.generation.OneTokenGraph`
     init_draws: int | None          # 见 `nanogpt.init_random`
 
     @property
@@ -137,6 +138,9 @@ def build(source: Source, config: SampleConfig, say: Say = _silent) -> Loaded:
     say("building")
     device = devices.choose_device(config.device)
     dtype = devices.choose_dtype(config.dtype, device)
+    if config.cuda_graph and not device.startswith("cuda"):
+        raise BadInput("bad_value", _("{key} cannot be {value}").format(key="cuda_graph", value=True), device,
+                       _("only a CUDA device has it"))
     with memory_explained(source.where):
         devices.seed(config.seed)
         model, draws = empty_model(source.config)
@@ -150,7 +154,7 @@ def build(source: Source, config: SampleConfig, say: Say = _silent) -> Loaded:
     is_compiled = devices.choose_compile(config.compile, device)
     if is_compiled:
         model.forward = torch.compile(model.forward, dynamic=True)  # type: ignore[method-assign]
-    return Loaded(source, model, device, dtype, is_compiled, draws)
+    return Loaded(source, model, device, dtype, is_compiled, config.cuda_graph, draws)
 
 
 def load(config: SampleConfig, say: Say = _silent) -> Loaded:

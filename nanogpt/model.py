@@ -16,6 +16,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
 
+from nanogpt.adamw import AdamW
 from nanogpt.device import has_fast_bfloat16
 from nanogpt.loss import linear_cross_entropy
 from nanogpt.muon import MuonAdamW
@@ -52,6 +53,9 @@ def norm(config: GPTConfig) -> nn.Module:
     return nn.LayerNorm(config.n_embd, bias=config.bias)
 
 
+Past = tuple[Tensor, Tensor, int | Tensor, Tensor | None]
+
+
 class CausalSelfAttention(nn.Module):
     """多头因果自注意力（Vaswani 等，2017），由 SDPA 选最快的核。"""
 
@@ -66,8 +70,8 @@ class CausalSelfAttention(nn.Module):
         self.qk_norm = config.qk_norm
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None,
-                past: tuple[Tensor, Tensor, int] | None = None, last_only: bool = False) -> Tensor:
-        """`x`：(B, T, C)。`past` 是本层缓存的键、值与其中已有的长度，见 `KVCache`；新的键与值写在其后。
+                past: Past | None = None, last_only: bool = False) -> Tensor:
+        """`x`：(B, T, C)。`past` 是本层缓存的键、值、其中已有的长度与掩码，见 `KVCache`；新的键与值写在其后。
 
         `last_only`：只要最后一个位置，返回 (B, 1, C)。
         """
@@ -85,14 +89,16 @@ class CausalSelfAttention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, nh, T, hs)
         mask, is_causal = None, True
         if past is not None:
-            keys, values, start = past
-            keys[:, :, start:start + T], values[:, :, start:start + T] = k, v
-            k, v = keys[:, :, :start + T], values[:, :, :start + T]
-            is_causal = start == 0
-            if T > 1 and start > 0:
-                # SDPA 的因果掩码从左上角对齐，而第一个查询要看得见全部 `start` 个旧的键
-                mask = torch.ones(T, start + T, dtype=torch.bool, device=x.device).tril(start)
-        if last_only:
+            keys, values, start, mask = past
+            if isinstance(start, Tensor):
+                keys.index_copy_(2, start, k)
+                values.index_copy_(2, start, v)
+                k, v = keys, values
+            else:
+                keys[:, :, start:start + T], values[:, :, start:start + T] = k, v
+                k, v = keys[:, :, :start + T], values[:, :, :start + T]
+            is_causal = mask is None and T > 1
+        if last_only and T > 1:
             q, mask, is_causal = q[:, :, -1:], None, False  # 它看得见全部的键
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal,
                                            dropout_p=self.dropout if self.training else 0.0)
@@ -145,7 +151,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None,
-                past: tuple[Tensor, Tensor, int] | None = None, last_only: bool = False) -> Tensor:
+                past: Past | None = None, last_only: bool = False) -> Tensor:
         x = (x[:, -1:] if last_only else x) + self.attn(self.ln_1(x), rotation, past, last_only)
         return x + self.mlp(self.ln_2(x))
 
@@ -160,7 +166,17 @@ class KVCache:
         """类型与设备同 `like`，通常是模型的一个参数。"""
         shape = (config.n_layer, batch_size, config.n_head, max_tokens, config.n_embd // config.n_head)
         self.keys, self.values = like.new_empty(shape), like.new_empty(shape)  # (L, B, nh, T, hs)
-        self.length = 0  # 已有的 token 数，也是下一个 token 的位置
+        # 已有的 token 数，也是下一个 token 的位置。若是设备上的 (1,)：一次只写一个 token，形状不随长度变，由调用者推进
+        self.length: int | Tensor = 0
+
+    def mask(self, T: int) -> Tensor | None:
+        """接下来的 T 个查询各看得见哪些键；None：之前没有键，或者全看得见。"""
+        if isinstance(self.length, Tensor):
+            return torch.arange(self.keys.size(3), device=self.keys.device)[None] <= self.length  # (1, max_tokens)
+        if T == 1 or self.length == 0:
+            return None
+        # SDPA 的因果掩码从左上角对齐，而第一个查询要看得见全部旧的键
+        return torch.ones(T, self.length + T, dtype=torch.bool, device=self.keys.device).tril(self.length)
 
 
 class GPT(nn.Module):
@@ -211,20 +227,25 @@ class GPT(nn.Module):
         给了 `cache` 时 `idx` 接在它已有的 token 之后，位置从 `cache.length` 数起，算出的键与值记入其中。
         """
         T, start = idx.size(1), 0 if cache is None else cache.length
-        if self.config.block_size < start + T:
+        if isinstance(start, Tensor):
+            positions = start
+        elif self.config.block_size < start + T:
             raise ValueError(f"sequence of length {start + T} is longer than block_size {self.config.block_size}")
-        positions = torch.arange(start, start + T, dtype=torch.long, device=idx.device)
+        else:
+            positions = torch.arange(start, start + T, dtype=torch.long, device=idx.device)
         x, rotation = self.transformer["wte"](idx), None  # (B, T, C)
         if self.config.rotary:
             rotation = rotations(positions, self.config.n_embd // self.config.n_head)
         else:
             x = x + self.transformer["wpe"](positions)
         x = self.transformer["drop"](x)
+        mask = None if cache is None else cache.mask(T)
         for i, block in enumerate(self.transformer["h"].children()):
             # 生成时只要最后一个位置：最后一块里别的位置只需留下键与值，上下文满了之后每步省下近四分之三块
             last_only = targets is None and i == self.config.n_layer - 1
-            x = block(x, rotation, None if cache is None else (cache.keys[i], cache.values[i], start), last_only)
-        if cache is not None:
+            past = None if cache is None else (cache.keys[i], cache.values[i], start, mask)
+            x = block(x, rotation, past, last_only)
+        if cache is not None and isinstance(start, int):
             cache.length = start + T
         x = self.transformer["ln_f"](x)
         if targets is None:
@@ -277,7 +298,7 @@ class GPT(nn.Module):
                 {"params": [p for _, p in named if p.dim() >= 2], "weight_decay": weight_decay},
                 {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0},
             ]
-            return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **({"fused": True} if fused else {}))
+            return AdamW(groups, lr=learning_rate, betas=betas, **({"fused": True} if fused else {}))
         hidden = [(name, p) for name, p in named if p.dim() == 2 and name.startswith("transformer.h.")]
         others = [p for name, p in named if p.dim() >= 2 and not name.startswith("transformer.h.")]
         muon = {"lr": muon_lr, "momentum": muon_momentum, "weight_decay": weight_decay}

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from nanogpt.adamw import LightOptimizer
+
 # 每步一个五次多项式 aX + b(XXᵀ)X + c(XXᵀ)²X，取前一步的值域上与 1 相差最少的：[0.002, 1] 里的奇异值四步之后都在
 # 1 ± 0.32 里。前三个按 1.02 放宽：舍入把奇异值推过 1 一点，也不至于放大
 _POLYNOMIALS = ((8.2616, -23.4979, 16.7492), (4.0310, -2.8826, 0.5208), (3.6418, -2.6179, 0.4917),
@@ -59,7 +61,7 @@ def _gram_polynomial(gram: Tensor) -> Tensor:
     return product
 
 
-class MuonAdamW(torch.optim.Optimizer):
+class MuonAdamW(LightOptimizer):
     """有 `momentum` 的组走 Muon（只能是矩阵），有 `betas` 与 `fused` 的组走 AdamW；两者的权重衰减都与梯度分开。
 
     Muon 的组里 `parts` 是一个参数由几个矩阵上下叠成：q、k、v 合成的 `c_attn` 要各自正交化。

@@ -19,7 +19,7 @@ _CHOICE = ("max_new_tokens", "num_samples", "temperature", "top_k", "top_p", "mi
            "end_of_text", "seed", "window", "logprobs")
 # 每种操作认识的键；是 `SampleConfig` 的键的，类型与范围也按它查
 KEYS: dict[str, tuple[str, ...]] = {
-    "load": ("init_from", "out_dir", "checkpoint", "device", "dtype", "compile"),
+    "load": ("init_from", "out_dir", "checkpoint", "device", "dtype", "compile", "cuda_graph"),
     "generate": ("prompt", "start", *_CHOICE, "interval_ms"),
     "score": ("text", "score", "stride", "logprobs", "max_tokens"),
     "tokenize": ("text",), "list": ("workspace",), "cancel": ("target",), "unload": (), "shutdown": (),

@@ -113,7 +113,7 @@ def train_step(t: Training, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tenso
     grad_norm = None
     if t.config.grad_clip != 0.0:
         t.scaler.unscale_(t.optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(t.raw_model.parameters(), t.config.grad_clip)
+        grad_norm = torch.nn.utils.clip_grad_norm_(t.parameters, t.config.grad_clip)
     t.scaler.step(t.optimizer)
     t.scaler.update()
     t.optimizer.zero_grad(set_to_none=True)

@@ -46,6 +46,7 @@ class Training:
     amp: AbstractContextManager[Any]
     raw_model: GPT                  # 没有包装的模型
     model: Any                      # 编译与 DDP 包装之后的模型，与 raw_model 共用参数
+    parameters: list[Tensor]        # raw_model 的参数；每步遍历一遍模块树要近 0.1 ms
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler    # 只在 float16 时起作用
     batches: RandomWindows
@@ -124,14 +125,15 @@ def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
         config.muon_lr if config.optimizer == "muon" else None, config.muon_momentum)
     if checkpoint is not None:
         ckpt.check_resumable(Path(config.out_dir) / CHECKPOINT, checkpoint, optimizer)
-    model: Any = torch.compile(raw_model) if config.compile else raw_model
+    model: Any = devices.compiled(raw_model, device) if config.compile else raw_model
     if ranks.is_distributed:
         model = DDP(model, device_ids=[torch.device(device).index] if device_type == "cuda" else None)
     t = Training(
         config=config, origin=checkpoint["config"].get("init_from", "scratch") if checkpoint else config.init_from,
         ranks=ranks, run=job.run, stop=stop, device=device,
         peak_flops=devices.peak_flops(devices.device_name(device), config.dtype),
-        amp=devices.autocast(device, config.dtype), raw_model=raw_model, model=model, optimizer=optimizer,
+        amp=devices.autocast(device, config.dtype), raw_model=raw_model, model=model,
+        parameters=list(raw_model.parameters()), optimizer=optimizer,
         scaler=torch.amp.GradScaler(device_type, enabled=config.dtype == "float16"),
         batches=_windows(job, config, ranks, raw_model.config.vocab_size, device),
         tokenizer=job.dataset.tokenizer, clock=StepClock(device, config.log_timing))

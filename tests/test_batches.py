@@ -97,6 +97,24 @@ def test_bad_id_is_named(tmp_path):
     assert "token id 100" in caught.value.what and "token 100" in caught.value.where
 
 
+def test_the_file_changes_during_the_run(tmp_path):
+    """换上另一份（改名）：接着读原来的那份；原地截短：说出来，而不是一串数组的错误。"""
+    dataset = dataset_of(tmp_path, 3000)
+    windows = RandomWindows(dataset, 4, 16, 257, "cpu")
+    torch.manual_seed(3)
+    ix = windows.draw("train")
+    expected = windows.load("train", ix)[0]
+    path = dataset.path("train")
+    (tmp_path / "new.bin").write_bytes(bytes(5000))
+    held = path.open("r+b")
+    (tmp_path / "new.bin").replace(path)
+    assert torch.equal(windows.load("train", ix)[0], expected)
+    held.truncate(40)
+    with held, pytest.raises(BadInput) as caught:
+        windows.load("train", ix)
+    assert caught.value.code == "data_shrunk" and caught.value.where == str(path)
+
+
 @pytest.mark.parametrize("cls", [pytest.param(RandomWindows, marks=slow), ShuffledWindows])
 def test_memory_does_not_grow(cls, tmp_path):
     """nanoGPT #287：走遍 200 MB 的数据，常驻内存不增。"""

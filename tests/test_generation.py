@@ -56,6 +56,29 @@ def test_half_window(model: GPT) -> None:
         context.append(token)
 
 
+@pytest.mark.parametrize("recipe", [{}, {"rotary": True, "qk_norm": True, "untied_head": True}])
+@pytest.mark.parametrize("window", ["exact", "half"])
+def test_fixed_shapes_equal_growing_ones(window: str, recipe: dict[str, bool]) -> None:
+    """录成 CUDA 图的那一步：形状不变，缓存里还没写的不起作用，去掉写完的行之后也接得上。这里没有 CUDA，只是不录。"""
+    torch.manual_seed(3)
+    model = GPT(GPTConfig(**{**SHAPE, **recipe})).eval()
+    idx = torch.randint(31, (3, 4))
+    with torch.inference_mode():
+        growing, fixed = (Context(model, idx, 30, window, uses_graph) for uses_graph in (False, True))
+        fixed.cache.values.fill_(torch.nan)  # 没有写过的内存什么都可能是
+        fixed.cache.keys.fill_(torch.inf)
+        for step in range(30):
+            expected, found = growing.next_logits(), fixed.next_logits()
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+            assert growing.cache.length == fixed.cache.length
+            token = expected.argmax(dim=-1)
+            for context in (growing, fixed):
+                context.append(token)
+            if step == 5:
+                growing.keep([0, 2]), fixed.keep([0, 2])
+    assert fixed.graph is not None and growing.graph is None
+
+
 @pytest.mark.parametrize("window", ["exact", "half"])
 def test_a_prompt_longer_than_the_context(model: GPT, window: str) -> None:
     """只看末尾的 `block_size` 个。"""

@@ -117,7 +117,8 @@ def test_a_terminal_gets_no_control_bytes(tmp_path: Path, monkeypatch: pytest.Mo
     (["--start=abz"], "out_of_vocabulary", ["'z'", "U+007A", "index 2"]), (["--start="], "bad_prompt", ["empty"]),
     (["--start=FILE:none"], "bad_prompt", ["none"]), (["--out_dir=nowhere"], "no_checkpoint", ["nowhere/ckpt.pt"]),
     (["--checkpoint=ckpt-5.pt"], "no_checkpoint", ["ckpt-5.pt"]), (["--init_from=scratch"], "bad_value", ["untrained"]),
-    (["--device=cuda:7"], "no_device", ["cuda:7", "cpu"]), (["--stop=[1]"], "bad_value", ["JSON list"])])
+    (["--device=cuda:7"], "no_device", ["cuda:7", "cpu"]), (["--stop=[1]"], "bad_value", ["JSON list"]),
+    (["--device=cpu", "--cuda_graph=True"], "bad_value", ["cuda_graph", "cpu"])])
 def test_faults(argv: list[str], code: str, says: list[str]) -> None:
     with pytest.raises(BadInput) as caught:
         sample.main(["--max_new_tokens=2", *argv])
