@@ -2,8 +2,8 @@
 
 `GPT.configure_optimizers` 建立它；`nanogpt.muon` 的优化器也从 `LightOptimizer` 来。
 
-torch 的优化器为了能放进 `torch.compile` 的图里，一建立就导入 `torch._dynamo`，在笔记本的 CPU 上要两三秒。这里的优化器从不
-放进图里，所以拿掉那层包装；数学、状态与检查点都不变。
+torch 的优化器为了能放进 `torch.compile` 的图里，一建立就导入 `torch._dynamo`，要一两秒。这里的优化器从不放进图里，
+所以拿掉那层包装；数学、状态与检查点都不变。
 """
 
 from inspect import unwrap

@@ -109,7 +109,7 @@ class OneTokenGraph:
 
     def _record(self) -> None:
         # 先在旁边的流上走几遍（写的是同样的值）：cuBLAS 的工作区之类不能在录的时候才分配
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _repeat in range(3):

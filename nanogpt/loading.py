@@ -23,6 +23,7 @@ from nanogpt.errors import BadInput, OutOfResources
 from nanogpt.i18n import _
 from nanogpt.init_random import empty_model, state_after_init
 from nanogpt.model import GPT, GPTConfig
+from nanogpt.packed import pack_linears
 from nanogpt.pretrained import GPT2_SHAPES, folder_tokenizer, gpt2_model_args, load_gpt2
 from nanogpt.text import visible
 from nanogpt.tokenizer import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
@@ -154,6 +155,8 @@ def build(source: Source, config: SampleConfig, say: Say = _silent) -> Loaded:
     is_compiled = devices.choose_compile(config.compile, device)
     if is_compiled:
         model.forward = torch.compile(model.forward, dynamic=True)  # type: ignore[method-assign]
+    elif device == "cpu":
+        pack_linears(model)
     return Loaded(source, model, device, dtype, is_compiled, config.cuda_graph, draws)
 
 
