@@ -15,7 +15,7 @@ setup: .venv/.ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
-	$(PY) -c 'import nanogpt.train, nanogpt.generation, workbench.app'
+	$(PY) -c 'import nanogpt.train, nanogpt.generation, torch._inductor.compile_fx, workbench.app'
 	@touch $@
 
 run: setup

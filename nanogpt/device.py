@@ -11,7 +11,6 @@ import resource
 import shutil
 import sys
 import sysconfig
-import threading
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -113,11 +112,11 @@ def choose_compile(value: bool | str, device: str, run_flops: float = 0.0) -> bo
 
 def compiled(model: torch.nn.Module, device: str) -> Any:
     """`torch.compile`，参数与 `model` 共用；第一次调用时才真的编译。"""
-    if device == "cpu":
-        from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+    if device == "cpu" and not torch.cpu.get_capabilities().get("amx_tile"):
+        import torch._inductor.config as inductor
 
-        # Inductor 要起几个进程，逐样试处理器的指令集，缓存已有时也要一秒多：与追踪模型同时做
-        threading.Thread(target=valid_vec_isa_list, daemon=True).start()
+        # 否则每次起动都要起几个进程逐样试编译器认得哪些指令，一秒左右；只有 AMX 是还在用的编译器会不认得的
+        inductor.cpp.vec_isa_ok = True
     return torch.compile(model)
 
 
