@@ -39,8 +39,8 @@ STEPS = {
     # 上一步已经填了编译缓存；评估用的图在这里补上，不计时
     "j1-warm": Step("train.py", ("--job=J1", "--whole", "--rounds=1", "--steps=60", "--ours=--compile=True"),
                     "J1, 60 iterations, fills the compile cache", "", 1.5),
-    "j1-whole-compile": Step("train.py", ("--job=J1", "--whole", "--rounds=1", "--ours=--compile=True"),
-                             "J1 whole job of 2,000 iterations, warm compile cache", "1.15", 3),
+    "j1-whole-compile": Step("train.py", ("--job=J1", "--whole", "--rounds=2", "--ours=--compile=True"),
+                             "J1 whole job of 2,000 iterations, warm compile cache", "1.15", 6),
     "j1-whole": Step("train.py", ("--job=J1", "--whole", "--rounds=2"), "J1 whole job of 2,000 iterations", "1.05", 6),
     "j3": Step("train.py", ("--job=J3", "--rounds=1", "--steps=4"), "J3 training step, fp32", "", 2),
     "j3-bf16": Step("train.py", ("--job=J3", "--rounds=2", "--steps=4", "--ours=--dtype=bfloat16"),

@@ -79,6 +79,7 @@ def run_all(add: Callable[[Check], None], left_s: Callable[[], float], is_dry: b
             add(close(arena, "compile on and off agree", "bf16", "compiled", COMPILE_TOLERANCE))
             add(close(arena, "one nccl rank agrees with none", "bf16", "nccl", RESUME_TOLERANCE))
             add(mfu_known(arena))
+            add(graph_writes_the_same(arena))
         add(resumes(arena, device, is_dry))
         if not is_dry and left_s() > 25:
             add(out_of_memory(arena))
@@ -138,6 +139,17 @@ def mfu_known(arena: Arena) -> Check:
     return {"name": "MFU is known on this GPU", "ok": mfu is not None,
             "said": f"{mfu}, peak {start[-1]['peak_flops'] if start else None} on "
                     f"{start[-1]['device_name'] if start else None}"}
+
+
+def graph_writes_the_same(arena: Arena) -> Check:
+    """采样：录成 CUDA 图与逐个发核，贪心写出的文字相同；越过上下文的一段也在内。"""
+    keys = {"out_dir": "bf16", "device": "cuda", "dtype": "float32", "temperature": 0, "num_samples": 2,
+            "max_new_tokens": 300, "window": "half"}
+    plain, graph = (run(arena.command("ours", "sample", flags({**keys, "cuda_graph": uses_graph})), arena.cwd("ours"),
+                        120) for uses_graph in (False, True))
+    said = f"exit {plain.returncode} and {graph.returncode}; {len(graph.text)} characters"
+    ok = plain.returncode == graph.returncode == 0 and plain.text == graph.text and len(graph.text) > 300
+    return {"name": "a CUDA graph writes the same text", "ok": ok, "said": said if ok else f"{said}; {graph.tail()}"}
 
 
 def out_of_memory(arena: Arena) -> Check:

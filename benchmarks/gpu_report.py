@@ -73,9 +73,12 @@ def speed_rows(parts: dict[str, dict[str, Any]]) -> list[list[str]]:
         pair = {side: best[side][1] if side in best else None for side in ("ours", "nanogpt")}
         rows.append(["train, each one's best", cells["ours"], cells["nanogpt"],
                      ratio_cell(pair["ours"], pair["nanogpt"])])
-    sampling = parts["sampling"]
-    rows.append([f"sample: {sampling.get('title', '')}", speed_cell(sampling.get("ours")),
-                 speed_cell(sampling.get("nanogpt")), ratio_cell(sampling.get("ours"), sampling.get("nanogpt"))])
+    for found in parts["sampling"].get("measured", {"": {"title": "GPT-2 124M", "error": "not measured"}}).values():
+        if "error" in found:
+            rows.append([f"sample: {found['title']}", found["error"].splitlines()[0], "-", "-"])
+        for variant, one in found.get("variants", {}).items():
+            rows.append([f"sample: {found['title']}, {variant}", speed_cell(one), speed_cell(found["nanogpt"]),
+                         ratio_cell(one, found["nanogpt"])])
     xl = parts["xl"]
     memory = f"{xl['memory_mib']:,.0f} MiB" if xl.get("memory_mib") else "not measured"
     rows.append(["gpt2-xl shape, batch 1, two steps", memory, "-", "-"])

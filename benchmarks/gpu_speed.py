@@ -189,15 +189,24 @@ def measure_batches(part: Any, nanogpt: Path | None, is_dry: bool) -> bool:
 
 
 def measure_sampling(part: Any, nanogpt: Path | None, is_dry: bool) -> bool:
-    """124M：一个样本，与八个一批。"""
-    job = SAMPLE_JOBS["DRY" if is_dry else "GPU"]
+    """124M：一个样本，与八个一批；先逐个发核，再录成 CUDA 图。"""
+    names = ["DRY"] if is_dry else ["GPU", "GPU-graph"]
+    measured: dict[str, Any] = {}
     with Arena(nanogpt) as arena:
-        part.put(title=job.title, checkpoint=make_checkpoint(arena, job, 256 if is_dry else 50304))
-        result = measure_rounds(arena, job, 1, job.tokens, has_nanogpt=nanogpt is not None)
-        part.put(**result)
-    if nanogpt is not None:
-        print(f"ours / nanoGPT: {result['median_ratio']:.2f}; same text: {result['same_text']}")
-    return result["ours"]["tokens_per_second"] is not None
+        part.put(checkpoint=make_checkpoint(arena, SAMPLE_JOBS[names[0]], 256 if is_dry else 50304))
+        for name in names:
+            job = SAMPLE_JOBS[name]
+            try:
+                measured[name] = {"title": job.title, **measure_rounds(arena, job, 1, job.tokens, nanogpt is not None)}
+            except SystemExit as error:
+                measured[name] = {"title": job.title, "error": str(error)}
+                print(f"{job.title}: {error}", flush=True)
+            part.put(measured=measured)
+    for found in measured.values():
+        for variant, one in found.get("variants", {}).items():
+            ratio = f", ours / nanoGPT {one['median_ratio']:.2f}" if one["ratios"] else ""
+            print(f"{found['title']}, {variant}: {one['tokens_per_second']:.1f} tokens/s{ratio}", flush=True)
+    return all("variants" in found for found in measured.values())
 
 
 def train_xl(part: Any, is_dry: bool) -> bool:

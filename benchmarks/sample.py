@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from report import add_nanogpt_option, check_nanogpt, machine, median, print_tab
 
 @dataclass(frozen=True)
 class Variant:
-    """我们的一种写法；`samples` 个样本一批。"""
+    """我们的一种写法；`samples` 个样本一批；`graph`：每一步录成 CUDA 图。"""
 
     name: str
     dtype: str
     samples: int
+    graph: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ class SampleJob:
 
 
 _GPT2_SHAPE = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024}
+_GPU_VARIANTS = (Variant("bf16, batch 1", "bfloat16", 1), Variant("bf16, 8 samples", "bfloat16", 8))
 _SINGLE, _BATCH = Variant("fp32, batch 1", "float32", 1), Variant("fp32, 8 samples", "float32", 8)
 SAMPLE_JOBS = {
     "J1": SampleJob("4 layers, 128, block 64", "cpu", 500, (_SINGLE, _BATCH), None),
     "J3": SampleJob("GPT-2 124M", "cpu", 200, (_SINGLE, Variant("bf16, batch 1", "bfloat16", 1), _BATCH), _GPT2_SHAPE),
-    "GPU": SampleJob("GPT-2 124M, bf16", "cuda", 500,
-                     (Variant("bf16, batch 1", "bfloat16", 1), Variant("bf16, 8 samples", "bfloat16", 8)), _GPT2_SHAPE),
+    "GPU": SampleJob("GPT-2 124M, bf16", "cuda", 500, _GPU_VARIANTS, _GPT2_SHAPE),
+    "GPU-graph": SampleJob("GPT-2 124M, bf16, CUDA graph", "cuda", 500,
+                           tuple(replace(variant, graph=True) for variant in _GPU_VARIANTS), _GPT2_SHAPE),
     "DRY": SampleJob("a toy", "cpu", 50, (_SINGLE, _BATCH),
                      {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 64}),
 }
@@ -79,7 +82,7 @@ def make_checkpoint(arena: Arena, job: SampleJob, vocab_size: int = 50304) -> st
 class Sampler:
     """一边的进程，模型已经载入。`close` 之后有 `peak_rss_mib`。"""
 
-    def __init__(self, arena: Arena, side: str, device: str, dtype: str):
+    def __init__(self, arena: Arena, side: str, device: str, dtype: str, graph: bool = False):
         script = str(ROOT / "benchmarks" / "nanogpt_sampler.py")
         argv = ([sys.executable, "-m", "nanogpt.sample", "--serve"] if side == "ours"
                 else [sys.executable, script, device, dtype])
@@ -90,7 +93,7 @@ class Sampler:
                                         stdout=subprocess.PIPE, encoding="utf-8", process_group=0)
         try:
             if side == "ours":
-                self._ask(op="load", out_dir="out", device=device, dtype=dtype)
+                self._ask(op="load", out_dir="out", device=device, dtype=dtype, cuda_graph=graph)
             else:
                 self._line()
         except BaseException:
@@ -141,8 +144,8 @@ class Sampler:
 
 def measure_rounds(arena: Arena, job: SampleJob, rounds: int, tokens: int, has_nanogpt: bool = True) -> dict[str, Any]:
     """轮流量 `rounds` 轮，先各热身一次。比值逐轮相除：我们每一种写法对同一轮的 nanoGPT。"""
-    dtypes = {variant.dtype for variant in job.variants}
-    samplers = {dtype: Sampler(arena, "ours", job.device, dtype) for dtype in dtypes}
+    kinds = {(variant.dtype, variant.graph) for variant in job.variants}
+    samplers = {kind: Sampler(arena, "ours", job.device, *kind) for kind in kinds}
     theirs = Sampler(arena, "nanogpt", job.device, job.variants[0].dtype) if has_nanogpt else None
     speeds: dict[str, list[float]] = {"nanogpt": [], **{variant.name: [] for variant in job.variants}}
     same: list[bool] = []
@@ -154,7 +157,8 @@ def measure_rounds(arena: Arena, job: SampleJob, rounds: int, tokens: int, has_n
             for side in order:
                 if side == "ours":
                     for variant in job.variants:
-                        seconds, texts[variant.name] = samplers[variant.dtype].write(tokens, variant.samples)
+                        sampler = samplers[variant.dtype, variant.graph]
+                        seconds, texts[variant.name] = sampler.write(tokens, variant.samples)
                         speeds[variant.name].append(variant.samples * tokens / seconds)
                 elif theirs is not None:
                     seconds, texts["nanogpt"] = theirs.write(tokens)
@@ -175,7 +179,7 @@ def measure_rounds(arena: Arena, job: SampleJob, rounds: int, tokens: int, has_n
                 for name, found in ratios.items()},
             "ratios": ratios[first.name], "median_ratio": median(ratios[first.name]),
             "ours": {"tokens_per_second": median(speeds[first.name]),
-                     "peak_rss_mib": samplers[first.dtype].peak_rss_mib},
+                     "peak_rss_mib": samplers[first.dtype, first.graph].peak_rss_mib},
             "nanogpt": {"tokens_per_second": median(speeds["nanogpt"]),
                         "peak_rss_mib": theirs.peak_rss_mib if theirs is not None else None},
             "same_text": all(same) if same else None}

@@ -70,14 +70,7 @@ def main(argv: list[str]) -> int:
     if config.profile:
         profile(step, device)
         return 0
-    for k in range(config.warmup_steps):
-        print(f"{k}/{config.warmup_steps} loss: {step():.4f}", flush=True)
-    devices.synchronize(device)
-    began = time.perf_counter()
-    for k in range(config.num_steps):
-        print(f"{k}/{config.num_steps} loss: {step():.4f}", flush=True)
-    devices.synchronize(device)
-    seconds = (time.perf_counter() - began) / config.num_steps
+    seconds = time_steps(step, config, device)
     peak = devices.peak_flops(devices.device_name(device), dtype)
     mfu = f"{model.estimate_mfu(config.batch_size, seconds, peak) * 100:.2f}%" if peak else "n/a"
     print(f"time per iteration: {seconds * 1e3:.4f}ms, MFU: {mfu}, "
@@ -86,6 +79,20 @@ def main(argv: list[str]) -> int:
     if config.sample_tokens:
         time_sampling(model, config.sample_tokens, device, dtype)
     return 0
+
+
+def time_steps(step: Callable[[], float], config: BenchConfig, device: str) -> float:
+    """热身之后每步的秒数。"""
+    from nanogpt import device as devices
+
+    for k in range(config.warmup_steps):
+        print(f"{k}/{config.warmup_steps} loss: {step():.4f}", flush=True)
+    devices.synchronize(device)
+    began = time.perf_counter()
+    for k in range(config.num_steps):
+        print(f"{k}/{config.num_steps} loss: {step():.4f}", flush=True)
+    devices.synchronize(device)
+    return (time.perf_counter() - began) / config.num_steps
 
 
 def profile(step: Callable[[], float], device: str) -> None:

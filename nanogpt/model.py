@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from nanogpt.adamw import AdamW
 from nanogpt.device import has_fast_bfloat16
 from nanogpt.loss import linear_cross_entropy
-from nanogpt.muon import MuonAdamW
+from nanogpt.muon import muon_adamw
 
 
 @dataclass
@@ -299,16 +299,9 @@ class GPT(nn.Module):
                 {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0},
             ]
             return AdamW(groups, lr=learning_rate, betas=betas, **({"fused": True} if fused else {}))
-        hidden = [(name, p) for name, p in named if p.dim() == 2 and name.startswith("transformer.h.")]
-        others = [p for name, p in named if p.dim() >= 2 and not name.startswith("transformer.h.")]
-        muon = {"lr": muon_lr, "momentum": muon_momentum, "weight_decay": weight_decay}
-        adamw = {"lr": learning_rate, "betas": betas, "fused": fused}
-        return MuonAdamW([
-            {"params": [p for name, p in hidden if "c_attn" in name], "parts": 3, **muon},
-            {"params": [p for name, p in hidden if "c_attn" not in name], "parts": 1, **muon},
-            {"params": others, "weight_decay": weight_decay, **adamw},
-            {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0, **adamw},
-        ], torch.bfloat16 if has_fast_bfloat16(device_type) else torch.float32)
+        return muon_adamw(named, weight_decay, {"lr": muon_lr, "momentum": muon_momentum},
+                          {"lr": learning_rate, "betas": betas, "fused": fused},
+                          torch.bfloat16 if has_fast_bfloat16(device_type) else torch.float32)
 
     def flops_per_token(self) -> int:
         """前向加反向每个 token 的浮点运算数，6N + 12·L·C·T（PaLM 论文附录 B）。"""

@@ -7,7 +7,7 @@
 Scalable for LLM Training（2025）。
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -116,3 +116,16 @@ class MuonAdamW(LightOptimizer):
               [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states], fused=group["fused"], amsgrad=False,
               beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
               eps=1e-8, maximize=False)
+
+
+def muon_adamw(named: Sequence[tuple[str, Tensor]], weight_decay: float, muon: dict[str, Any], adamw: dict[str, Any],
+               dtype: torch.dtype) -> MuonAdamW:
+    """`GPT` 的参数分成四组：每块里的矩阵走 Muon，嵌入与输出层、不衰减的走 AdamW；`muon` 与 `adamw` 是各自组里的键。"""
+    hidden = [(name, p) for name, p in named if p.dim() == 2 and name.startswith("transformer.h.")]
+    others = [p for name, p in named if p.dim() >= 2 and not name.startswith("transformer.h.")]
+    return MuonAdamW([
+        {"params": [p for name, p in hidden if "c_attn" in name], "parts": 3, "weight_decay": weight_decay, **muon},
+        {"params": [p for name, p in hidden if "c_attn" not in name], "parts": 1, "weight_decay": weight_decay, **muon},
+        {"params": others, "weight_decay": weight_decay, **adamw},
+        {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0, **adamw},
+    ], dtype)

@@ -49,7 +49,7 @@ def restore(t: "Training", checkpoint: dict[str, Any]) -> None:
         saved |= {key: value for key, value in group.items() if key != "params"}
     t.optimizer.load_state_dict(checkpoint["optimizer"])
     t.iter_num = t.saved_iter = checkpoint["iter_num"]
-    t.best_val_loss = checkpoint["best_val_loss"]
+    t.best_val_loss = t.best_saved_loss = checkpoint["best_val_loss"]
     t.evaluated_iter = checkpoint.get("evaluated_iter", -1)
     t.saved_is_best = checkpoint.get("is_best", True)
     t.kept_iter = checkpoint.get("kept_iter", -1)
@@ -88,4 +88,8 @@ def _inexact(t: "Training", checkpoint: dict[str, Any]) -> list[str]:
                for key in _EXACT_KEYS if key in before and before[key] != now[key]]
     if len(checkpoint["rank_states"]) != t.ranks.world_size:
         changed.append(f"world_size: {len(checkpoint['rank_states'])} -> {t.ranks.world_size}")
+    if checkpoint.get("dataset_fingerprint", t.dataset_fingerprint) != t.dataset_fingerprint:
+        changed.append(_("other data than before"))
+    if checkpoint.get("tokenizer", t.tokenizer) != t.tokenizer:
+        changed.append(_("another tokenizer, so the same ids stand for other text"))
     return changed

@@ -82,7 +82,7 @@ def evaluate(t: Training, lr: float, wandb: Any) -> None:
     losses = estimate_loss(t)
     t.evaluated_iter = t.iter_num
     check_finite(t, losses["train"] + losses["val"], _("the evaluated loss"))
-    is_best = losses["val"] < t.best_val_loss
+    is_best, is_saved = losses["val"] < t.best_saved_loss, True
     t.best_val_loss = min(losses["val"], t.best_val_loss)
     t.say(f"step {t.iter_num}: train loss {losses['train']:.4f}, val loss {losses['val']:.4f}")
     t.emit("eval", iter=t.iter_num, train_loss=losses["train"], val_loss=losses["val"], best_val_loss=t.best_val_loss)
@@ -91,7 +91,9 @@ def evaluate(t: Training, lr: float, wandb: Any) -> None:
     if wandb is not None:
         wandb.log({"iter": t.iter_num, "train/loss": losses["train"], "val/loss": losses["val"], "lr": lr})
     if (is_best or t.config.always_save_checkpoint) and t.iter_num > 0 and not t.config.eval_only:
-        save(t, is_best=is_best)
+        is_saved = not t.ranks.any(not save(t, is_best=is_best))[0]
+    if is_best and is_saved:
+        t.best_saved_loss = losses["val"]
 
 
 def train_step(t: Training, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:

@@ -51,9 +51,11 @@ class Training:
     scaler: torch.amp.GradScaler    # 只在 float16 时起作用
     batches: RandomWindows
     tokenizer: dict[str, Any] | None
+    dataset_fingerprint: str        # 续训时看数据集换过没有
     clock: StepClock
     iter_num: int = 0
     best_val_loss: float = 1e9
+    best_saved_loss: float = 1e9    # 同上，但不算没有存成的：磁盘满过之后，略差的一份也要存
     evaluated_iter: int = -1        # 最近一次评估在哪一步；续训不重复评估，随机数才接得上
     saved_iter: int = -1            # ckpt.pt 是哪一步的
     saved_is_best: bool = False     # ckpt.pt 是否验证损失最低的那一步
@@ -136,7 +138,7 @@ def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
         parameters=list(raw_model.parameters()), optimizer=optimizer,
         scaler=torch.amp.GradScaler(device_type, enabled=config.dtype == "float16"),
         batches=_windows(job, config, ranks, raw_model.config.vocab_size, device),
-        tokenizer=job.dataset.tokenizer, clock=StepClock(device, config.log_timing))
+        tokenizer=job.dataset.tokenizer, dataset_fingerprint=job.dataset.fingerprint(), clock=StepClock(device, config.log_timing))
     _open_run(t, checkpoint)
     if checkpoint is not None:
         restore(t, checkpoint)
@@ -219,7 +221,7 @@ def save(t: Training, name: str = CHECKPOINT, is_best: bool = False) -> bool:
         **ckpt.split_model_args(t.raw_model.config), "iter_num": t.iter_num, "best_val_loss": t.best_val_loss,
         "config": saved_values(replace(t.config, init_from=t.origin)), "scaler": t.scaler.state_dict(),
         "rank_states": states, "evaluated_iter": t.evaluated_iter, "is_best": is_best, "kept_iter": t.kept_iter,
-        "tokenizer": t.tokenizer,
+        "tokenizer": t.tokenizer, "dataset_fingerprint": t.dataset_fingerprint,
     }
     path = t.run.path / name
     began = time.perf_counter()

@@ -1,6 +1,7 @@
-"""设备与精度的选择、峰值表。不到一秒；有 CUDA 的机器上多查几项。"""
+"""设备与精度的选择、峰值表，编译。约 15 秒；有 CUDA 的机器上多查几项。"""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,28 @@ def test_compile_pays_only_for_long_runs(tmp_path: Path, monkeypatch: pytest.Mon
     j1 = GPT(GPTConfig(block_size=64, vocab_size=65, n_layer=4, n_head=4, n_embd=128)).flops_per_token() * 12 * 64
     assert devices.choose_compile("auto", "cpu", j1 * 2000) is False
     assert devices.choose_compile("auto", "cpu", j1 * 20000) is True
+
+
+def test_compiled_equals_plain() -> None:
+    """CPU 上真的编译一次（十几秒）：损失、梯度都与不编译的相同，一个图到底；词表大，所以走分段的交叉熵。"""
+    if not devices.choose_compile("auto", "cpu", 1e18):
+        pytest.skip("no C++ compiler here")
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=32, block_size=256, vocab_size=50304, bias=False, rotary=True,
+                          qk_norm=True, squared_relu=True, weightless_norm=True, untied_head=True))
+    idx, targets = torch.randint(50304, (2, 3, 256)).unbind()
+    targets[0, :5] = -1
+
+    def step(forward: Any) -> list[torch.Tensor]:
+        model.zero_grad()
+        loss = forward(idx, targets, loss_only=True)[1]
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    expected, found = step(model), step(devices.compiled(model, "cpu"))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    assert len(found) == 1 + len(list(model.parameters()))
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 @pytest.mark.parametrize("name, dtype, tflops", [

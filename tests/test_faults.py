@@ -85,6 +85,26 @@ def test_file_size_limit(workspace, fork_train):
     assert events[-1]["status"] == "failed" and not list((workspace / "out").glob("*.tmp"))
 
 
+def test_after_a_failed_save_a_worse_one_is_saved(workspace, fork_train):
+    """最好的一份没有存成：此后略差、却比盘上的好的，照样存。几乎不学习，哪次评估低只看抽到的批，由种子选定。"""
+    args = ("--always_save_checkpoint=False", "--learning_rate=1e-9", "--min_lr=1e-9", "--max_iters=4")
+
+    def evaluated(out):
+        return [e["val_loss"] for e in events_of(workspace / out) if e["event"] == "eval"]
+
+    for seed in range(40):
+        assert fork_train(f"--out_dir=dry{seed}", f"--seed={seed}", *args).returncode == 0
+        first, best, later = evaluated(f"dry{seed}")
+        if best < later < first:
+            break
+    assert best < later < first and load(workspace / f"dry{seed}" / "ckpt.pt")["iter_num"] == 2
+    run = fork_train("--out_dir=out", f"--seed={seed}", *args,
+                     inject={"kind": "ENOSPC", "at": 1, "phase": "before", "save": 1})
+    assert run.returncode == 0 and evaluated("out") == [first, best, later], run.output
+    assert [e["code"] for e in events_of(workspace / "out") if e["event"] == "warning"] == ["checkpoint_failed"]
+    assert load(workspace / "out" / "ckpt.pt")["iter_num"] == 4
+
+
 def test_stop_that_cannot_be_saved(workspace, fork_train):
     """请它停而存不下：退出码 4，说出能从哪一步接上。"""
     run = fork_train("--out_dir=out", "--max_iters=1000000", "--lr_decay_iters=1000000", "--eval_interval=100000",

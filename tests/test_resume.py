@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_tiny_dataset
@@ -142,6 +143,26 @@ def test_not_exact_is_said(whole, workspace, fork_train, change, says):
     assert run.returncode == 0, run.output
     warnings = [e for e in events_of(workspace / "out") if e["event"] == "warning"]
     assert [w["code"] for w in warnings] == ["resume_not_exact"] and says in warnings[0]["message"]
+
+
+@pytest.mark.parametrize(("change", "says"), [("data", "other data"), ("tokenizer", "another tokenizer")])
+def test_a_dataset_prepared_again_is_said(whole, workspace, fork_train, change, says):
+    """名字没变，里面换了：别的文字，或别的词表（个数相同，所以装得下）。"""
+    shutil.copytree(whole, workspace / "out")
+    folder = workspace / "data" / "tiny"
+    if change == "data":
+        ids = np.fromfile(folder / "train.bin", dtype="<u2")
+        ids[7000:7100] = ids[100:200]
+        ids.tofile(folder / "train.bin")
+    else:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta["tokenizer"]["tokens"][5:7] = meta["tokenizer"]["tokens"][6:4:-1]
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    run = fork_train(OUT, "--init_from=resume", "--max_iters=10", tiny=False)
+    assert run.returncode == 0, run.output
+    warnings = [e for e in events_of(workspace / "out") if e["event"] == "warning"]
+    assert [w["code"] for w in warnings] == ["resume_not_exact"] and says in warnings[0]["message"]
+    assert warnings[0]["message"].count(";") == 0
 
 
 def test_exact_says_nothing(whole, workspace, fork_train):

@@ -138,7 +138,6 @@ def _child(request: dict[str, Any]) -> None:
 def _serve() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     import torch
-    import torch._dynamo  # 优化器第一步才导入它，要一秒
 
     import nanogpt.train  # noqa: F401
 
