@@ -138,7 +138,8 @@ def build(job: Job, ranks: Ranks, stop: StopSignals) -> Training:
         parameters=list(raw_model.parameters()), optimizer=optimizer,
         scaler=torch.amp.GradScaler(device_type, enabled=config.dtype == "float16"),
         batches=_windows(job, config, ranks, raw_model.config.vocab_size, device),
-        tokenizer=job.dataset.tokenizer, dataset_fingerprint=job.dataset.fingerprint(), clock=StepClock(device, config.log_timing))
+        tokenizer=job.dataset.tokenizer, dataset_fingerprint=job.dataset.fingerprint(),
+        clock=StepClock(device, config.log_timing))
     _open_run(t, checkpoint)
     if checkpoint is not None:
         restore(t, checkpoint)
