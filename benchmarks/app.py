@@ -207,7 +207,8 @@ def measure_playground(folder: Path, plan: Plan) -> dict[str, Any]:
         return {**latency_figures(latencies), **watch(terminal, plan.window_s)}
 
 
-def measure(folder: Path, plan: Plan) -> dict[str, Any]:
+def measure(folder: Path, plan: Plan, out: Path | None = None) -> dict[str, Any]:
+    """依次做各部分；每做完一部分就写一次 `out`，后面的出了事，前面的还在。"""
     parts: list[tuple[str, Callable[[Path], Any]]] = [
         ("start", lambda here: measure_start(here, plan)),
         ("open", lambda here: measure_open(here, plan)),
@@ -226,6 +227,8 @@ def measure(folder: Path, plan: Plan) -> dict[str, Any]:
         began = time.perf_counter()
         results[name] = part(here)
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+        if out is not None:
+            out.write_text(json.dumps(results), encoding="utf-8")
     return results
 
 
@@ -291,7 +294,7 @@ def main() -> int:
     args = parse()
     plan = QUICK if args.quick else FULL
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(Path(folder), plan)
+        results = measure(Path(folder), plan, args.out)
     title = "the workbench at 120x34" + ("; QUICK: the numbers mean nothing" if args.quick else "")
     print_table(title, ["", "measured", "wanted"], rows_of(results))
     write_json(args.out, {"benchmark": "app", "quick": args.quick, "argv": sys.argv, "machine": machine(), **results})

@@ -42,7 +42,7 @@ def start_writing(terminal: AppTerminal) -> None:
         mark = terminal.mark()
         terminal.type(keys)
         terminal.see(seen, mark)
-        # 对话框的开与关各要画几次
-        terminal.quiet_since(0.5)
+        # 对话框的开与关各要画几次；光标每半秒闪一次，等不到更久的安静
+        terminal.quiet_since(0.3)
     terminal.type(CTRL_R)
     terminal.see("tok/s, context")
