@@ -14,10 +14,10 @@ SHAPE = {"block_size": 32, "vocab_size": 301, "n_layer": 2, "n_head": 4, "n_embd
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
 
-def pair(dtype: torch.dtype = torch.float32, **keys: bool) -> tuple[GPT, GPT]:
+def pair(**keys: bool) -> tuple[GPT, GPT]:
     """同样权重的两个模型，后一个打包。"""
     torch.manual_seed(5)
-    plain = GPT(GPTConfig(**SHAPE, **keys)).eval().requires_grad_(False).to(dtype)
+    plain = GPT(GPTConfig(**SHAPE, **keys)).eval().requires_grad_(False)
     other = copy.deepcopy(plain)
     assert pack_linears(other)
     return plain, other
